@@ -1,0 +1,35 @@
+"""finerank: from your documents to an embedder and a reranker proven better on your own data.
+
+The public names load on first use, so that ``import finerank`` and ``finerank --help`` cost nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Embedder": "finerank.models.bi_encoder",
+    "Reranker": "finerank.models.cross_encoder",
+    "UserError": "finerank.core.errors",
+    "CheckOptions": "finerank.stages.check",
+    "MineOptions": "finerank.stages.mine",
+    "EmbedderOptions": "finerank.stages.train",
+    "RerankerOptions": "finerank.stages.train",
+    "EvaluateOptions": "finerank.stages.evaluate",
+    "RerankOptions": "finerank.stages.rerank",
+    "DemoOptions": "finerank.stages.demo",
+}
+_VERBS = ("check", "mine", "train", "evaluate", "rerank", "demo")
+
+__all__ = ["__version__", *_PUBLIC, *_VERBS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    if name in _VERBS:
+        return import_module(f"finerank.stages.{name}").run
+    raise AttributeError(f"module 'finerank' has no attribute '{name}'")

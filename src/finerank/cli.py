@@ -1,0 +1,141 @@
+"""The command: a table of verbs, imported when asked for; errors as sentences; exit codes.
+
+    finerank VERB [options]        python -m finerank VERB [options]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from finerank import __version__
+from finerank.core.errors import UsageError, UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Where a verb lives; ``passthrough`` verbs hand unknown flags to transformers.TrainingArguments."""
+
+    module: str
+    options: str
+    summary: str
+    passthrough: bool = False
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb("finerank.stages.demo", "DemoOptions", "The whole loop on text that is on every machine."),
+    "check": Verb("finerank.stages.check", "CheckOptions", "Lint rows before any GPU time."),
+    "mine": Verb("finerank.stages.mine", "MineOptions", "Hard negatives from a ranked pool."),
+    "train embedder": Verb(
+        "finerank.stages.train", "EmbedderOptions", "Fine-tune an embedder on rows with hard negatives.", True
+    ),
+    "train reranker": Verb(
+        "finerank.stages.train", "RerankerOptions", "Fine-tune a cross-encoder on groups of passages.", True
+    ),
+    "evaluate": Verb("finerank.stages.evaluate", "EvaluateOptions", "Compare models, with intervals and tests."),
+    "rerank": Verb("finerank.stages.rerank", "RerankOptions", "Score the candidates of a query."),
+}
+OVERVIEW = """usage: finerank VERB [options]
+
+From your documents to an embedder and a reranker proven better on your own data.
+
+verbs:
+{verbs}
+
+finerank VERB --help shows a verb's options; --version the version.
+"""
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; return the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        if debug:
+            raise
+        print(_render(error), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: {type(error).__name__}: {error}\nhint: run it again with --debug to see where", file=sys.stderr)
+        return 1
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(_overview(), end="")
+        return 0
+    if words[0] == "--version":
+        print(f"finerank {__version__}")
+        return 0
+    name, rest = _verb_name(words)
+    verb = VERBS[name]
+    module = import_module(verb.module)
+    options_class = getattr(module, verb.options)
+    if "--help" in rest or "-h" in rest:
+        from finerank.core.help import verb_help
+
+        print(verb_help(options_class, name, verb.summary), end="")
+        return 0
+    return _run(name, verb, module, options_class, rest)
+
+
+def _run(name: str, verb: Verb, module: Any, options_class: type, rest: list[str]) -> int:
+    from finerank.core.options import effective, parse
+
+    parsed = parse(options_class, rest, name, passthrough=verb.passthrough)
+    for note in parsed.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if parsed.dump_config:
+        import yaml
+
+        print(yaml.safe_dump(effective(parsed.options) | parsed.extras, sort_keys=False, allow_unicode=True), end="")
+        return 0
+    outcome = module.run(parsed.options, parsed.extras) if verb.passthrough else module.run(parsed.options)
+    if parsed.options.json:
+        import orjson
+
+        print(orjson.dumps(outcome.data, option=orjson.OPT_INDENT_2).decode())
+    elif outcome.text:
+        print(outcome.text)
+    return int(outcome.exit_code)
+
+
+def _verb_name(words: list[str]) -> tuple[str, list[str]]:
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in VERBS:
+            return name, words[length:]
+    parts = sorted(verb.split()[1] for verb in VERBS if verb.startswith(f"{words[0]} "))
+    if parts:
+        if len(words) > 1 and words[1] in ("--help", "-h"):
+            raise UsageError(f"{words[0]} what?", hint=" or ".join(f"finerank {words[0]} {part} --help" for part in parts))
+        raise UsageError(f"{words[0]} needs one of: {', '.join(parts)}", hint=f"finerank {words[0]} {parts[0]} …")
+    raise UsageError(f'unknown verb "{words[0]}"{did_you_mean(words[0], VERBS)}', hint="finerank --help")
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    return OVERVIEW.format(verbs="\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()))
+
+
+def _render(error: UserError) -> str:
+    label, _, hint = str(error).partition("\nhint: ")
+    return f"error: {label}" + (f"\nhint: {hint}" if hint else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

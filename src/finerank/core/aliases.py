@@ -1,0 +1,70 @@
+"""Every foreign spelling of an option, in one table: verb -> what people type -> what it is called here.
+
+``"*"`` holds for all verbs; a verb's own entry wins. Only names that the verb declares are mapped, so one line can
+serve several verbs. Spellings come from FlagEmbedding 1.2.9 to 1.4, transformers 4 and the seeds.
+"""
+
+from __future__ import annotations
+
+ALIASES: dict[str, dict[str, str]] = {
+    "*": {
+        "normlized": "normalize_embeddings",
+        "embedder_name_or_path": "model_name_or_path",
+        "embedder_query_max_len": "embedder_query_max_length",
+        "embedder_passage_max_len": "embedder_passage_max_length",
+        "output": "output_file",
+        "o": "output_file",
+    },
+    "train": {
+        "model_path": "model_name_or_path",
+        "m": "model_name_or_path",
+        "finetune_model_dir": "output_dir",
+        "data_path": "train_data",
+        "lr": "learning_rate",
+        "epochs": "num_train_epochs",
+        "total_epoch": "num_train_epochs",
+        "batch_size": "per_device_train_batch_size",
+        "overwrite_output_dir": "overwrite",
+        "evaluation_strategy": "eval_strategy",
+        "pooling_method": "sentence_pooling_method",
+        "same_task_within_batch": "same_dataset_within_batch",
+        "ds_config": "deepspeed",
+        "deepspeed_config": "deepspeed",
+        "query_instruction": "query_instruction_for_retrieval",
+    },
+    "evaluate": {
+        "m": "model_name_or_path",
+        "model_path": "model_name_or_path",
+        "d": "data",
+        "test_data": "data",
+        "sd": "sub_data_name",
+    },
+    "mine": {
+        "sentence_pooling_method": "pooling_method",
+        "query_max_len": "embedder_query_max_length",
+        "passage_max_len": "embedder_passage_max_length",
+    },
+    "rerank": {
+        "model_dir": "model_name_or_path",
+        "model_path": "model_name_or_path",
+        "data_path": "input_file",
+        "max_len": "max_length",
+    },
+    "check": {
+        "train_data": "files",
+        "input_file": "files",
+    },
+}
+
+DTYPE_FLAGS: dict[str, str] = {
+    "use_fp16": "float16",
+    "fp16": "float16",
+    "use_bf16": "bfloat16",
+    "bf16": "bfloat16",
+}
+"""Bare precision switches and the ``--dtype`` they mean; the verb decides what the device can do."""
+
+
+def aliases_for(verb: str) -> dict[str, str]:
+    """Return alias -> canonical name for one verb."""
+    return ALIASES["*"] | ALIASES.get(verb.split()[0], {})

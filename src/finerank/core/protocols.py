@@ -1,0 +1,70 @@
+"""The architecture on a page: what the layers may know of one another.
+
+``training`` and ``retrieval`` see these protocols, never a family. A family is one file in ``models``; it gives an
+Encoder (texts -> vectors) or a Scorer (query-passage pairs -> scores), and a trainable module for ``training``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+Side = Literal["query", "passage"]
+Pair = tuple[str, str]
+Progress = Callable[[int], None]
+"""Called with the number of items just done."""
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors, in float32, whatever dtype the model runs in."""
+
+    @property
+    def dimension(self) -> int: ...
+
+    def fingerprint(self, side: Side) -> str:
+        """Digest of all that decides a vector: weights, tokenizer, prompt of the side, length, pooling, dtype."""
+        ...
+
+    def encode(self, texts: Sequence[str], side: Side, progress: Progress | None = None) -> NDArray[np.float32]:
+        """Return vectors [N, D] in the order of ``texts``."""
+        ...
+
+
+class Scorer(Protocol):
+    """Scores query-passage pairs; higher is more relevant; raw model output (logits)."""
+
+    def fingerprint(self) -> str: ...
+
+    def score(self, pairs: Sequence[Pair], progress: Progress | None = None) -> NDArray[np.float32]:
+        """Return scores [N] in the order of ``pairs``."""
+        ...
+
+
+class Retriever(Protocol):
+    """Finds passages of a fixed pool."""
+
+    def search(self, queries: Sequence[str], k: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Yield, per query, pool positions [k'] and scores [k'], best first; k' = min(k, pool size)."""
+        ...
+
+
+class Trainable(Protocol):
+    """What the trainer needs of a family: a module from a batch to scores, and a way to save itself whole."""
+
+    module: torch.nn.Module
+    """``module(batch)`` takes what ``collate`` made and returns scores: [B, G] or [B, C]."""
+
+    def collate(self, groups: Sequence[Any]) -> dict[str, Any]:
+        """Groups -> one optimizer step's batch; the group size travels inside."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that sentence-transformers loads unchanged."""
+        ...

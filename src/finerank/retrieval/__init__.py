@@ -1,0 +1,1 @@
+"""Candidates: who might be relevant, and who is a hard negative."""

@@ -1,0 +1,1 @@
+"""The verbs: an options dataclass and run(options); files in, files out."""
