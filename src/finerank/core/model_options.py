@@ -1,0 +1,51 @@
+"""The options of every verb that loads a model: where it runs, in which number format, where it is looked for.
+
+A verb's dataclass inherits them: ``class MineOptions(ModelOptions)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finerank.core.aliases import DTYPE_FLAGS
+from finerank.core.errors import UsageError
+from finerank.core.options import VerbOptions, option
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(kw_only=True)
+class ModelOptions(VerbOptions):
+    """Device, dtype and loading of a model, the same words for every verb."""
+
+    device: str = option(
+        "auto", "auto, cpu, cuda, cuda:N or mps; auto takes the first accelerator there is", semantic=False
+    )
+    dtype: str = option(
+        "auto",
+        "number format of inference: auto, float32, bfloat16 or float16; auto is bfloat16 where the hardware "
+        "multiplies it fast, else float32",
+        metavar="auto|float32|bfloat16|float16",
+    )
+    use_fp16: bool = option(False, "the same as --dtype float16", semantic=False)
+    use_bf16: bool = option(False, "the same as --dtype bfloat16", semantic=False)
+    fp16: bool = option(False, "the same as --dtype float16", semantic=False)
+    bf16: bool = option(False, "the same as --dtype bfloat16", semantic=False)
+    cache_dir: str | None = option(None, "folder of models downloaded from the hub", semantic=False)
+    trust_remote_code: bool = option(False, "run Python code that comes with the model's files", semantic=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.dtype = self._chosen_dtype()
+
+    def _chosen_dtype(self) -> str:
+        """Fold the precision switches into ``--dtype``; two that disagree are an error."""
+        if self.dtype not in DTYPES:
+            raise UsageError(f'unknown --dtype "{self.dtype}"', hint=f"one of: {', '.join(DTYPES)}")
+        asked = {dtype: flag for flag, dtype in DTYPE_FLAGS.items() if getattr(self, flag)}
+        if self.dtype != "auto":
+            asked[self.dtype] = "dtype"
+        if len(asked) > 1:
+            (first, one), (second, other), *_ = asked.items()
+            raise UsageError(f"--{one} means {first} but --{other} means {second}", hint="give one of them")
+        return next(iter(asked), "auto")

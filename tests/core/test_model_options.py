@@ -1,0 +1,41 @@
+"""ModelOptions: every spelling of a precision ends in one --dtype."""
+
+from __future__ import annotations
+
+import pytest
+
+from finerank.core.errors import UsageError
+from finerank.core.model_options import ModelOptions
+from finerank.core.options import parse, semantic
+
+
+@pytest.mark.parametrize(
+    ("words", "dtype"),
+    [
+        ([], "auto"),
+        (["--fp16"], "float16"),
+        (["--use_fp16", "True"], "float16"),
+        (["--use-bf16"], "bfloat16"),
+        (["--bf16", "False"], "auto"),
+        (["--dtype", "bfloat16", "--use_bf16"], "bfloat16"),
+        (["--dtype", "float32"], "float32"),
+    ],
+)
+def test_precision_spellings_fold_into_dtype(words: list[str], dtype: str) -> None:
+    assert parse(ModelOptions, words, "mine").options.dtype == dtype
+
+
+def test_precisions_that_disagree_are_an_error() -> None:
+    with pytest.raises(UsageError, match="--fp16 means float16 but --use_bf16 means bfloat16|--use_bf16 means"):
+        ModelOptions(fp16=True, use_bf16=True)
+    with pytest.raises(UsageError, match="--dtype means float32"):
+        ModelOptions(dtype="float32", fp16=True)
+
+
+def test_unknown_dtype_is_an_error() -> None:
+    with pytest.raises(UsageError, match='unknown --dtype "float8"'):
+        ModelOptions(dtype="float8")
+
+
+def test_the_way_of_asking_does_not_make_another_run() -> None:
+    assert semantic(ModelOptions(fp16=True)) == semantic(ModelOptions(dtype="float16")) == {"dtype": "float16"}
