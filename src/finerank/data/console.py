@@ -1,0 +1,133 @@
+"""What a person watches on stderr: banner, notes, progress; and the plain table that goes to stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+LINE_EVERY = 5.0
+"""Seconds between two progress lines where stderr is no terminal."""
+
+
+def banner(title: str, facts: Mapping[str, object]) -> None:
+    """Show what is about to run: a title and one aligned line per fact."""
+    width = max(map(len, facts), default=0)
+    _write("\n".join([title, *(f"  {name:<{width}}  {_shown(value)}" for name, value in facts.items())]))
+
+
+def say(text: str) -> None:
+    """Show one line."""
+    _write(text)
+
+
+def warn(text: str) -> None:
+    """Show one line that asks for attention."""
+    _write(f"warning: {text}")
+
+
+@contextmanager
+def progress(total: int, label: str, unit: str = "texts") -> Iterator[Callable[[int], None]]:
+    """Give ``update(n)``: a bar with rate and time left on a terminal, else a line every few seconds."""
+    if not _is_main_process():
+        yield lambda count: None
+    elif sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc=label, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+            yield lambda count: _ignore(bar.update(count))
+    else:
+        lines = _Lines(total, label, unit)
+        yield lines.update
+        lines.close()
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return an aligned text table; numbers stand to the right.
+
+    >>> print(table(["model", "nDCG@10"], [["base", 0.55], ["tuned", 0.61]]))
+    model  nDCG@10
+    -----  -------
+    base    0.5500
+    tuned   0.6100
+    """
+    cells = [[_shown(cell) for cell in row] for row in rows]
+    widths = [max(len(line[column]) for line in [list(headers), *cells]) for column in range(len(headers))]
+    right = [bool(rows) and all(_is_figure(row[column]) for row in rows) for column in range(len(headers))]
+    lines = [list(headers), ["-" * width for width in widths], *cells]
+    return "\n".join(
+        "  ".join(cell.rjust(width) if left else cell.ljust(width) for cell, width, left in zip(line, widths, right))
+        .rstrip()
+        for line in lines
+    )  # fmt: skip
+
+
+class _Lines:
+    """Progress for log files: the first update, then at most one line every ``LINE_EVERY`` seconds, then the end."""
+
+    def __init__(self, total: int, label: str, unit: str) -> None:
+        self.total, self.label, self.unit = total, label, unit
+        self.done = 0
+        self.started = self.last = time.monotonic()
+        self.shown = False
+
+    def update(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.last >= LINE_EVERY:
+            self.last, self.shown = now, True
+            self._line(now)
+
+    def close(self) -> None:
+        if self.shown:
+            self._line(time.monotonic())
+
+    def _line(self, now: float) -> None:
+        elapsed = max(now - self.started, 1e-9)
+        rate = self.done / elapsed
+        left = (self.total - self.done) / rate if rate and self.total > self.done else 0.0
+        share = f" ({self.done / self.total:.0%})" if self.total else ""
+        _write(
+            f"{self.label}: {self.done:,} of {self.total:,} {self.unit}{share}, {rate:,.1f} {self.unit}/s, "
+            f"{clock(elapsed)} gone, {clock(left)} left"
+        )
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as ``m:ss`` or ``h:mm:ss``.
+
+    >>> clock(75)
+    '1:15'
+    """
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", "0") in ("", "0")
+
+
+def _ignore(value: object) -> None:
+    return None
+
+
+def _write(text: str) -> None:
+    if _is_main_process():
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()

@@ -1,0 +1,259 @@
+"""The only way a verb writes: an output file made of shards, or an output folder.
+
+Long work is cut into shards, each a pure function of its inputs; each lands atomically with its digest. A run that
+dies goes on with the shards that are missing, and the joined bytes are those of a run that never died.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finerank.core.errors import UserError
+from finerank.data import console
+from finerank.data.atomic import land, sync_folder, write_atomic, writing
+from finerank.data.claims import Claim, remove
+from finerank.data.manifest import digest_file, parts_of, write_json
+
+__all__ = ["Folder", "Output", "write_atomic"]
+
+Produced = tuple[list[bytes], dict[str, Any]]
+"""Lines without their newline, and counts that JSON can hold."""
+JOINED, LANDING = "joined", "landing.json"
+OLD, READY = "old", "ready"
+CHECKPOINTS = "checkpoint-"
+
+
+class Output(Claim):
+    """One output file.
+
+    >>> with Output.open("out.jsonl", command="mine", options={}, inputs=[], overwrite=False) as out:  # doctest: +SKIP
+    ...     if not out.done:
+    ...         counts = [out.shard(index, lambda: produce(index)) for index in range(shards)]
+    ...         out.finish({"rows": sum(each["rows"] for each in counts)})
+    """
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        command: str,
+        options: Mapping[str, Any],
+        inputs: Sequence[str | Path],
+        models: Mapping[str, str] | None = None,
+        overwrite: bool = False,
+    ) -> Output:
+        """Claim ``path`` for the run that these parts describe.
+
+        Args:
+            options: the semantic ones (``core.options.semantic``).
+            inputs: files and folders whose contents decide the output.
+            models: name -> fingerprint.
+            overwrite: replace what another run has made; it stays whole until the new output is.
+        """
+        output = cls(path, parts_of(command, options, inputs, models or {}, path), overwrite)
+        output.enter()
+        return output
+
+    def __enter__(self) -> Output:
+        return self
+
+    def shard(self, index: int, produce: Callable[[], Produced]) -> dict[str, Any]:
+        """Make shard ``index`` unless it has landed whole before; return its counts."""
+        self._seen.add(index)
+        landed = _read_shard(self._shard_path(index))
+        if landed is not None:
+            return landed[0]
+        lines, counts = produce()
+        if any(b"\n" in line for line in lines):
+            raise ValueError("a shard's lines must not contain a newline")
+        body = b"".join(line + b"\n" for line in lines)
+        tail = json.dumps(counts, sort_keys=True).encode() + b"\n" + body
+        head = hashlib.sha256(tail).hexdigest().encode() + b"\n"
+        with writing(self.name):
+            target = self._shard_path(index)
+            land(target.with_name(f".{target.name}.tmp"), target, [head, tail])
+        return dict(json.loads(json.dumps(counts)))
+
+    def finish(self, counts: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Join the shards in order into the output and write its manifest; return the manifest.
+
+        Args:
+            extra: further facts for the manifest.
+        """
+        if self._seen != set(range(len(self._seen))):
+            raise ValueError(f"shards must be numbered 0, 1, …, got {sorted(self._seen)}")
+        return self._land(self._bodies(), counts, extra or {})
+
+    def write_whole(
+        self, data: bytes, counts: Mapping[str, Any], extra: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Write an output that is made in one go, and its manifest; return the manifest."""
+        return self._land([data], counts, extra or {})
+
+    def _land(self, parts: Iterable[bytes], counts: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+        if self.done or self._lock is None:
+            raise ValueError(f"{self.name} is not open for writing")
+        total, size = hashlib.sha256(), 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal size
+            for part in parts:
+                total.update(part)
+                size += len(part)
+                yield part
+
+        with writing(self.name):
+            joined = self.work / JOINED
+            land(self.work / f".{JOINED}.tmp", joined, counted())
+            # Says whose the output is, should the process die between this rename and the manifest's.
+            write_json(self.work / LANDING, {"sha256": total.hexdigest()})
+            os.replace(joined, self.path)
+            sync_folder(self.path.parent)
+        return self.complete({"sha256": total.hexdigest(), "bytes": size}, counts, extra)
+
+    def _bodies(self) -> Iterator[bytes]:
+        for index in range(len(self._seen)):
+            landed = _read_shard(self._shard_path(index))
+            if landed is None:
+                raise UserError(
+                    f"shard {index} was damaged while the run went on", where=self.name, hint="run it again"
+                )
+            yield landed[1]
+
+    @property
+    def _seen(self) -> set[int]:
+        return self.__dict__.setdefault("_indices", set())  # type: ignore[no-any-return]
+
+    def _shard_path(self, index: int) -> Path:
+        return self.work / f"{index:06}.shard"
+
+    def exists(self) -> bool:
+        return self.path.exists() or self.path.is_symlink()
+
+    def check_whole(self, manifest: Mapping[str, Any]) -> None:
+        if not self.path.is_file() or digest_file(self.path) != manifest.get("sha256"):
+            raise self.changed()
+
+    def is_own(self) -> bool:
+        try:
+            landing = json.loads((self.work / LANDING).read_bytes())
+            return self.path.is_file() and bool(landing["sha256"] == digest_file(self.path))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def prepare(self) -> None:
+        if self.path.exists() and not self.path.is_file():
+            raise UserError("expected a file to write to, found something else", where=self.name)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def has_work(self) -> bool:
+        return any(self.work.glob("*.shard")) or (self.work / LANDING).exists()
+
+
+class Folder(Claim):
+    """An output folder, written in place (``path``); done when its manifest stands beside it.
+
+    With ``overwrite``, what stood there is kept in the work folder until the new one is done.
+    """
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        command: str,
+        options: Mapping[str, Any],
+        inputs: Sequence[str | Path],
+        models: Mapping[str, str] | None = None,
+        overwrite: bool = False,
+    ) -> Folder:
+        """Claim the folder ``path`` for the run that these parts describe; arguments as ``Output.open``."""
+        folder = cls(path, parts_of(command, options, inputs, models or {}, path), overwrite)
+        folder.enter()
+        return folder
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def finish(self, counts: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Digest the folder's files (checkpoints left out) and write the manifest; return it."""
+        if self.done or self._lock is None:
+            raise ValueError(f"{self.name} is not open for writing")
+        with writing(self.name):
+            files = {name: digest_file(self.path / name) for name in _listing(self.path)}
+            for name in files:
+                _sync_file(self.path / name)
+            for place in {(self.path / name).parent for name in files} | {self.path, self.path.parent}:
+                sync_folder(place)
+        total = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        return self.complete({"sha256": total, "files": files}, counts, extra or {})
+
+    def exists(self) -> bool:
+        if self.path.is_dir():
+            return any(self.path.iterdir())
+        return self.path.exists() or self.path.is_symlink()
+
+    def check_whole(self, manifest: Mapping[str, Any]) -> None:
+        for name, digest in dict(manifest.get("files") or {}).items():
+            if not (self.path / name).is_file() or digest_file(self.path / name) != digest:
+                raise self.changed()
+
+    def is_own(self) -> bool:
+        return (self.work / READY).exists()
+
+    def prepare(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError("expected a folder to write to, found a file", where=self.name)
+        if (self.work / READY).exists():
+            return
+        if self.exists() and not (self.work / OLD).exists():
+            os.rename(self.path, self.work / OLD)
+            console.say(f"{self.name}: the old one is kept in {self.work / OLD} until the new one is done")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.work / READY, b"")
+
+    def has_work(self) -> bool:
+        return (self.work / READY).exists() and self.exists()
+
+    def clear(self, *, finished: bool) -> None:
+        """Empty the work folder; what stood here before comes back if nothing new was made."""
+        old = self.work / OLD
+        if old.exists() and not finished:  # the half-done work of another run is what must go
+            if self.path.exists():
+                remove(self.path)
+        elif old.exists() and not self.exists():
+            if self.path.is_dir():
+                self.path.rmdir()
+            os.rename(old, self.path)
+        for entry in self.work.iterdir():
+            if entry.name != "lock" and (finished or entry.name != OLD):
+                remove(entry)
+
+
+def _read_shard(path: Path) -> tuple[dict[str, Any], bytes] | None:
+    """Return a shard's counts and body, or None if it is missing, torn or edited."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    head, _, tail = content.partition(b"\n")
+    if hashlib.sha256(tail).hexdigest().encode() != head:
+        return None
+    counts, _, body = tail.partition(b"\n")
+    return dict(json.loads(counts)), body
+
+
+def _listing(folder: Path) -> list[str]:
+    names = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    return sorted(str(name) for name in names if not name.parts[0].startswith(CHECKPOINTS))
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
