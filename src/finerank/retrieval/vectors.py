@@ -1,0 +1,260 @@
+"""Vectors cached on disk by content: encode a text once per model, prompt, length and dtype, whatever the run.
+
+    <cache>/<digest of the encoder's fingerprint for a side>/<digest of the shard's texts>.vec
+
+A text is known by its digest, a shard by the digests in it, a folder by the encoder's fingerprint, so nothing that
+stands here can be stale and two models never share. Texts are encoded in windows; a window's missing vectors land as
+one shard, whole or not at all, so a kill costs one window and the next run encodes exactly the same batches. A shard
+carries its own digest; a damaged one is thrown away, said aloud and encoded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finerank.core.errors import UserError
+from finerank.core.protocols import Encoder, Progress, Side
+from finerank.data.console import warn
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Vectors = NDArray[np.float32]
+
+WINDOW = 4096
+KEY_BYTES = 16
+MAGIC = b"frvec001"
+HEADER_BYTES = len(MAGIC) + 16
+IN_MEMORY_BYTES = 64 * 2**20
+SHOWN_CHARACTERS = 80
+ABANDONED_SECONDS = 86_400
+
+
+def default_cache() -> Path:
+    """Return ``$FINERANK_CACHE/vectors``, or ``~/.cache/finerank/vectors``."""
+    root = os.environ.get("FINERANK_CACHE")
+    return (Path(root) if root else Path.home() / ".cache" / "finerank") / "vectors"
+
+
+def cache_folder(word: str) -> Path | None:
+    """Read ``--embedding_cache``: ``auto`` is the default folder, ``none`` no cache, anything else a folder."""
+    if word.lower() in ("none", "off", "false"):
+        return None
+    return default_cache() if word.lower() in ("auto", "default") else Path(word).expanduser()
+
+
+def cached_encode(
+    encoder: Encoder, texts: Sequence[str], side: Side, cache: Path | None, progress: Progress | None = None,
+    window: int = WINDOW,
+) -> Vectors:  # fmt: skip
+    """Return the vectors [N, D] of ``texts``, in order, encoding only what the cache lacks.
+
+    Large results are memory-mapped from an unnamed temporary file, so memory stays flat in N. Each distinct text is
+    encoded once. Without a cache the windows are the same, and so are the vectors.
+
+    Args:
+        cache: folder of the cache, or None.
+        progress: told of every text, cached or not.
+        window: distinct texts per shard; at most this many are lost to a kill.
+
+    Raises:
+        UserError: if the encoder gives a vector that is not finite (the text is named), or the cache is not writable.
+    """
+    keys = [_key(text) for text in texts]
+    first: dict[bytes, int] = {}
+    for index, key in enumerate(keys):
+        first.setdefault(key, index)
+    result = _allocate(len(texts), encoder.dimension, cache)
+    store = _Store(cache, encoder.fingerprint(side), encoder.dimension, first) if cache is not None else None
+    report = progress or _silent
+    distinct = list(first.values())
+    for start in range(0, len(distinct), window):
+        part = distinct[start : start + window]
+        _fill(result, part, keys, texts, encoder, side, store)
+        report(len(part))
+    if len(distinct) < len(texts):
+        _repeat(result, [first[key] for key in keys], window)
+        report(len(texts) - len(distinct))
+    return result
+
+
+def _fill(
+    result: Vectors, part: list[int], keys: list[bytes], texts: Sequence[str], encoder: Encoder, side: Side,
+    store: _Store | None,
+) -> None:  # fmt: skip
+    """Write one window's rows of ``result``: from the store, or encoded now and stored."""
+    stored = store.load([keys[index] for index in part]) if store is not None else {}
+    missing = [index for index in part if keys[index] not in stored]
+    for index in part:
+        if keys[index] in stored:
+            result[index] = stored[keys[index]]
+    if not missing:
+        return
+    wanted = [texts[index] for index in missing]
+    vectors = np.ascontiguousarray(encoder.encode(wanted, side), dtype=np.float32)
+    _check_finite(vectors, wanted, side)
+    if store is not None:
+        store.add([keys[index] for index in missing], vectors)
+    result[missing] = vectors
+
+
+def _repeat(result: Vectors, origin: list[int], window: int) -> None:
+    """Copy the rows of repeated texts from their first occurrence."""
+    later = [index for index, source in enumerate(origin) if index != source]
+    for start in range(0, len(later), window):
+        part = later[start : start + window]
+        result[part] = result[[origin[index] for index in part]]
+
+
+def _check_finite(vectors: Vectors, texts: Sequence[str], side: Side) -> None:
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        text = texts[int(bad[0])]
+        shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+        raise UserError(
+            f'the model gave a vector that is not finite for {len(bad):,} {side} text(s), the first is "{shown}"',
+            hint="--dtype float32; if that does not help, the model's weights are damaged",
+        )
+
+
+def _allocate(rows: int, dimension: int, cache: Path | None) -> Vectors:
+    """Return an array [rows, dimension]: in memory if small, else mapped from a file that vanishes with the process."""
+    if rows * dimension * 4 <= IN_MEMORY_BYTES:
+        return np.empty((rows, dimension), dtype=np.float32)
+    folder = cache if cache is not None else Path(tempfile.gettempdir())
+    with _writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, prefix="vectors-") as file:
+            return np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, dimension))
+
+
+def _key(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
+def _silent(_: int) -> None:
+    """Report progress to nobody."""
+
+
+class _Store:
+    """One encoder's shards; knows the places of the wanted keys only, so a large cache costs nothing."""
+
+    def __init__(self, cache: Path, fingerprint: str, dimension: int, wanted: dict[bytes, int]) -> None:
+        self.folder = cache / hashlib.blake2b(fingerprint.encode(), digest_size=KEY_BYTES).hexdigest()
+        self.dimension = dimension
+        self.verified: set[Path] = set()
+        self.places: dict[bytes, tuple[Path, int]] = {}
+        with _writable(cache):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        _sweep(self.folder)
+        for path in sorted(self.folder.glob("*.vec")):
+            for row, key in enumerate(_keys(path, dimension)):
+                if key in wanted:
+                    self.places.setdefault(key, (path, row))
+
+    def load(self, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
+        """Return the stored vectors [D] of those ``keys`` that have one."""
+        found: dict[bytes, Vectors] = {}
+        by_shard: dict[Path, list[bytes]] = {}
+        for key in keys:
+            if key in self.places:
+                by_shard.setdefault(self.places[key][0], []).append(key)
+        for path, group in by_shard.items():
+            vectors = self._open(path)
+            for key in group:
+                if vectors is None:
+                    del self.places[key]
+                else:
+                    found[key] = vectors[self.places[key][1]]
+        return found
+
+    def add(self, keys: Sequence[bytes], vectors: Vectors) -> None:
+        """Land one shard: temporary name, fsync, rename. Its name is its content, so racing writers write the same."""
+        body = b"".join(keys)
+        path = self.folder / f"{hashlib.blake2b(body, digest_size=KEY_BYTES).hexdigest()}.vec"
+        temporary = self.folder / f".{path.stem}.{uuid.uuid4().hex}.tmp"
+        header = MAGIC + len(keys).to_bytes(8, "little") + self.dimension.to_bytes(8, "little")
+        data = header + body + vectors.tobytes()
+        with _writable(self.folder):
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.write(_checksum(data))
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _open(self, path: Path) -> Vectors | None:
+        """Map a shard's vectors [n, D]; None, and the shard is removed, if its digest does not fit."""
+        try:
+            if path not in self.verified:
+                content = path.read_bytes()
+                if _checksum(content[:-KEY_BYTES]) != content[-KEY_BYTES:]:
+                    raise ValueError("digest")
+                self.verified.add(path)
+            count = (path.stat().st_size - HEADER_BYTES - KEY_BYTES) // (KEY_BYTES + 4 * self.dimension)
+            offset = HEADER_BYTES + count * KEY_BYTES
+            return np.asarray(np.memmap(path, np.float32, "r", offset, (count, self.dimension)))
+        except (OSError, ValueError):
+            _discard(path)
+            return None
+
+
+def _keys(path: Path, dimension: int) -> Iterator[bytes]:
+    """Yield the keys of a shard in row order; a shard whose size or header is wrong is removed."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(HEADER_BYTES)
+            count = int.from_bytes(header[len(MAGIC) : len(MAGIC) + 8], "little")
+            size = HEADER_BYTES + count * (KEY_BYTES + 4 * dimension) + KEY_BYTES
+            whole = header[: len(MAGIC)] == MAGIC and int.from_bytes(header[len(MAGIC) + 8 :], "little") == dimension
+            keys = file.read(count * KEY_BYTES) if whole and path.stat().st_size == size else None
+    except OSError:
+        keys = None
+    if keys is None:
+        _discard(path)
+        return
+    for start in range(0, len(keys), KEY_BYTES):
+        yield keys[start : start + KEY_BYTES]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed writers left behind; a file younger than a day may still be in the making."""
+    for path in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                path.unlink()
+
+
+def _discard(path: Path) -> None:
+    """Remove a damaged shard; another process may have done so already."""
+    warn(f"{path}: damaged vector shard, removed; its texts are encoded again")
+    path.unlink(missing_ok=True)
+
+
+def _checksum(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=KEY_BYTES).digest()
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Turn a failure to write into an error that names the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the vector cache {folder} cannot be written: {error.strerror or error}",
+            hint="--embedding_cache FOLDER on a disk with room, or --embedding_cache none",
+        ) from error
