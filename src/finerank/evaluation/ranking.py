@@ -1,0 +1,112 @@
+"""From models to runs: a first stage over a judged set, a reranker over its candidates, any model over rows.
+
+Knows the protocols only. A reranker scores exactly the candidates that its first stage found: a relevant passage
+that was missed stays missed in both arms (appending missed ones to one side is how reported gains get inflated).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finerank.core.protocols import Encoder, Pair, Progress, Retriever, Scorer
+from finerank.core.runs import Run, top
+from finerank.data.sources import Judged
+from finerank.evaluation.metrics import check_scores
+from finerank.evaluation.rows import RowSet
+from finerank.retrieval.bm25 import Bm25Retriever
+from finerank.retrieval.vectors import cached_encode
+
+NORM_FLOOR = 1e-12
+
+
+def search_run(
+    retriever: Retriever, judged: Judged, k: int, progress: Progress | None = None, *, drop_zero: bool = False
+) -> Run:
+    """Search every judged query.
+
+    Args:
+        drop_zero: leave out passages scored 0 or less: for BM25 those share no word with the query, and their order
+            says nothing.
+    """
+    run: Run = {}
+    for query_id, (positions, scores) in zip(judged.query_ids, retriever.search(judged.queries, k)):
+        check_scores(map(float, scores), f'query "{query_id}"')
+        run[query_id] = {
+            judged.passage_ids[position]: float(score)
+            for position, score in zip(positions, scores)
+            if score > 0 or not drop_zero
+        }
+        if progress:
+            progress(1)
+    return run
+
+
+def rerank_run(scorer: Scorer, judged: Judged, first: Run, k: int, progress: Progress | None = None) -> Run:
+    """Score each query's ``k`` best candidates of the first stage."""
+    texts = dict(zip(judged.passage_ids, judged.passages))
+    kept = {query_id: list(top(first.get(query_id, {}), k)) for query_id in judged.query_ids}
+    pairs = [
+        (query, texts[passage])
+        for query_id, query in zip(judged.query_ids, judged.queries)
+        for passage in kept[query_id]
+    ]
+    scores = iter(score_pairs(scorer, pairs, progress))
+    return {query_id: {passage: float(next(scores)) for passage in passages} for query_id, passages in kept.items()}
+
+
+def score_pairs(scorer: Scorer, pairs: Sequence[Pair], progress: Progress | None = None) -> NDArray[np.float32]:
+    """Score every distinct pair once; return scores [N] in the order of ``pairs``."""
+    places: dict[Pair, int] = {}
+    order = [places.setdefault(pair, len(places)) for pair in pairs]
+    distinct = scorer.score(list(places), progress) if places else np.empty(0, dtype=np.float32)
+    check_scores(map(float, distinct), "reranker")
+    return np.asarray(distinct, dtype=np.float32)[order]
+
+
+def cosine_pairs(
+    encoder: Encoder, pairs: Sequence[Pair], cache: Path | None = None, progress: Progress | None = None
+) -> NDArray[np.float32]:
+    """Score pairs [N] by the cosine of an embedder's vectors; each distinct text is encoded once."""
+    queries = list(dict.fromkeys(query for query, _ in pairs))
+    passages = list(dict.fromkeys(passage for _, passage in pairs))
+    left = _unit(cached_encode(encoder, queries, "query", cache, progress))
+    right = _unit(cached_encode(encoder, passages, "passage", cache, progress))
+    query_place = {text: place for place, text in enumerate(queries)}
+    passage_place = {text: place for place, text in enumerate(passages)}
+    scores = [float(left[query_place[query]] @ right[passage_place[passage]]) for query, passage in pairs]
+    return np.array(scores, dtype=np.float32)
+
+
+def bm25_rows(row_set: RowSet) -> NDArray[np.float32]:
+    """Score a row set's pairs by BM25 with the statistics of all its distinct passages."""
+    pool = list(dict.fromkeys(row_set.passages.values()))
+    place = {text: position for position, text in enumerate(pool)}
+    retriever = Bm25Retriever(pool)
+    found: list[float] = []
+    for query, ids in zip(row_set.queries.values(), row_set.ids):
+        scores = retriever.scores(query)
+        found += [float(scores[place[row_set.passages[passage]]]) for passage in ids]
+    return np.array(found, dtype=np.float32)
+
+
+def without(judged: Judged, query_ids: Sequence[str]) -> Judged:
+    """Return the set without some queries; the corpus stays."""
+    gone = set(query_ids)
+    kept = [(name, text) for name, text in zip(judged.query_ids, judged.queries) if name not in gone]
+    return Judged(
+        passage_ids=judged.passage_ids,
+        passages=judged.passages,
+        query_ids=[name for name, _ in kept],
+        queries=[text for _, text in kept],
+        qrels={name: judged.qrels[name] for name, _ in kept},
+        name=judged.name,
+    )
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    return np.asarray(vectors / np.maximum(norms, NORM_FLOOR)[:, None], dtype=np.float32)

@@ -1,0 +1,322 @@
+"""One Report of a comparison: arms, figures with intervals, tests, sample result lists; its text and its JSON.
+
+Buildable from plain Python: ``build_report({"bm25": run, "tuned": run}, qrels, queries, passages, metrics=[…],
+baseline="bm25")``; ``report_data`` gives plain JSON values, ``report_text`` a table, ``report_html.render`` a page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from finerank.core.errors import UsageError, did_you_mean
+from finerank.core.runs import Qrels, Run, ranked
+from finerank.core.seeding import DEFAULT_SEED, stream
+from finerank.evaluation.metrics import canonical, evaluate_run
+from finerank.evaluation.significance import (
+    Interval,
+    aligned,
+    bootstrap_interval,
+    holm,
+    paired_interval,
+    paired_randomisation,
+)
+
+DEFAULT_METRICS = ("nDCG@10", "MRR@10", "Recall@100")
+SIGNIFICANT = 0.05
+Values = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One arm's figures.
+
+    Attributes:
+        values: metric -> query id -> value.
+        intervals: metric -> mean and 95 % bootstrap interval over queries.
+        overall: figures that are no mean over queries (F1, AUC of row sets).
+        facts: what to show beside the name (seconds, dtype, fusion weight).
+    """
+
+    name: str
+    values: Values
+    intervals: dict[str, Interval]
+    overall: dict[str, Interval] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``arm`` minus ``against`` in one metric; ``p`` is Holm-corrected over the comparisons in that metric."""
+
+    arm: str
+    against: str
+    metric: str
+    difference: Interval
+    p: float
+    wins: int
+    ties: int
+    losses: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One passage of a result list; ``moved`` is how many ranks it rose against the baseline, None if new there."""
+
+    passage_id: str
+    rank: int
+    score: float
+    grade: int
+    moved: int | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One query with every arm's list and its value of the headline metric."""
+
+    query_id: str
+    text: str
+    relevant: int
+    lists: dict[str, list[Shown]]
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is known about a comparison; ``metrics[0]`` is the headline metric."""
+
+    title: str
+    metrics: list[str]
+    baseline: str
+    arms: list[ArmResult]
+    comparisons: list[Comparison]
+    query_count: int
+    passage_count: int
+    samples: list[Sample] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def headline_metric(self) -> str:
+        return self.metrics[0]
+
+    @property
+    def focus(self) -> str:
+        """The arm that the sample lists are chosen by: the best one that is not the baseline."""
+        return _focus(self.arms, self.baseline, self.headline_metric).name
+
+    def arm(self, name: str) -> ArmResult:
+        return next(arm for arm in self.arms if arm.name == name)
+
+
+def build_report(
+    arms: Mapping[str, Run],
+    qrels: Qrels,
+    queries: Mapping[str, str],
+    passages: Mapping[str, str],
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    baseline: str | None = None,
+    comparisons: Sequence[tuple[str, str]] = (),
+    title: str = "Evaluation",
+    notes: Sequence[str] = (),
+    more_values: Mapping[str, Values] | None = None,
+    overall: Mapping[str, dict[str, Interval]] | None = None,
+    facts: Mapping[str, dict[str, str]] | None = None,
+    sample_queries: int = 20,
+    depth: int = 10,
+    seed: int = DEFAULT_SEED,
+) -> Report:
+    """Compute everything a report shows.
+
+    Args:
+        arms: name -> run, in the order to show.
+        queries, passages: id -> text, for the sample lists.
+        metrics: the first one is the headline.
+        baseline: an arm's name; the first arm if None.
+        comparisons: further (arm, against) pairs to test, beside every arm against the baseline.
+        more_values: arm -> metric -> query id -> value, computed elsewhere.
+        overall: arm -> figures that are no mean over queries.
+        sample_queries, depth: how many queries and how many passages of each list go into the page.
+    """
+    if not arms or not qrels:
+        raise UsageError(f"nothing to compare: {len(arms)} arms, {len(qrels)} judged queries")
+    base = next(iter(arms)) if baseline is None else baseline
+    pairs = _pairs(list(arms), base, comparisons)
+    names = list(dict.fromkeys(map(canonical, metrics)))
+    results = []
+    for name, run in arms.items():
+        values = evaluate_run(qrels, run, names) | dict((more_values or {}).get(name, {}))
+        intervals = {metric: bootstrap_interval(list(found.values()), seed) for metric, found in values.items()}
+        results.append(
+            ArmResult(name, values, intervals, dict((overall or {}).get(name, {})), dict((facts or {}).get(name, {})))
+        )
+    by_name = {arm.name: arm for arm in results}
+    shown = list(results[0].values)
+    tests = [test for metric in shown for test in _compare(by_name, pairs, metric, seed)]
+    focus = _focus(results, base, names[0]).values[names[0]]
+    chosen = choose_samples(focus, by_name[base].values[names[0]], sample_queries, seed)
+    samples = [_sample(query, arms, base, qrels, queries, passages, by_name, names[0], depth) for query in chosen]
+    return Report(title, shown, base, results, tests, len(qrels), len(passages), samples, list(notes))
+
+
+def choose_samples(values: Mapping[str, float], base: Mapping[str, float], count: int, seed: int) -> list[str]:
+    """Pick queries to show: most improved (40 %), most worsened (30 %), the rest by chance; most improved first."""
+    order = sorted(values, key=lambda query: (base[query] - values[query], query))
+    up = [query for query in order if values[query] > base[query]][: round(count * 0.4)]
+    down = [query for query in reversed(order) if values[query] < base[query]][: round(count * 0.3)]
+    rest = [query for query in order if query not in {*up, *down}]
+    free = max(0, min(count - len(up) - len(down), len(rest)))
+    chosen = {*up, *down, *stream(seed, "samples").sample(rest, free)}
+    return [query for query in order if query in chosen][:count]
+
+
+def headline(report: Report) -> str:
+    """Return the result in one sentence, true to its test."""
+    metric = report.headline_metric
+    best = _best_arm(report.arms, metric)
+    mean = best.intervals[metric].mean
+    over = f"{report.query_count:,} {'query' if report.query_count == 1 else 'queries'}"
+    if len(report.arms) == 1:
+        low, high = best.intervals[metric][1:]
+        return f"{best.name}: {metric} {mean:.3f} [{low:.3f}, {high:.3f}] on {over}"
+    if best.name == report.baseline:
+        return f"No arm beats the baseline {best.name}: {metric} {mean:.3f} on {over}"
+    test = next(
+        item for item in report.comparisons
+        if item.metric == metric and item.arm == best.name and item.against == report.baseline
+    )  # fmt: skip
+    verdict = "" if test.p < SIGNIFICANT else ", not significant"
+    change, before = test.difference, mean - test.difference.mean
+    return (
+        f"{best.name}: {change.mean:+.3f} {metric} [{change.low:+.3f}, {change.high:+.3f}] over {report.baseline} "
+        f"({before:.3f} → {mean:.3f}), {p_text(test.p)}{verdict}, {over}"
+    )
+
+
+def report_data(report: Report) -> dict[str, Any]:
+    """Return the report as plain JSON values, per-query results included (sample lists are the page's)."""
+    return {
+        "title": report.title,
+        "headline": headline(report),
+        "num_queries": report.query_count,
+        "num_passages": report.passage_count,
+        "baseline": report.baseline,
+        "metrics": report.metrics,
+        "arms": [
+            {
+                "name": arm.name,
+                "metrics": {metric: value._asdict() for metric, value in arm.intervals.items()},
+                "overall": {name: value._asdict() for name, value in arm.overall.items()},
+                "facts": arm.facts,
+            }
+            for arm in report.arms
+        ],
+        "comparisons": [
+            {
+                "arm": test.arm, "against": test.against, "metric": test.metric,
+                "difference": test.difference._asdict(), "p_holm": test.p,
+                "wins": test.wins, "ties": test.ties, "losses": test.losses,
+            }
+            for test in report.comparisons
+        ],
+        "notes": report.notes,
+        "per_query": {arm.name: arm.values for arm in report.arms},
+    }  # fmt: skip
+
+
+def report_text(report: Report) -> str:
+    """Return the tables that stdout shows."""
+    return text_of(report_data(report))
+
+
+def text_of(data: Mapping[str, Any]) -> str:
+    """Render what ``report_data`` gave, also when it comes back from a file."""
+    from finerank.data.console import table
+
+    metrics = data["metrics"]
+    rows = [[arm["name"], *(_cell(arm["metrics"][metric]) for metric in metrics)] for arm in data["arms"]]
+    parts = [data["headline"], "", table(["mean [95 % interval]", *metrics], rows)]
+    overall = list(data["arms"][0]["overall"])
+    if overall:
+        rows = [[arm["name"], *(_cell(arm["overall"][name]) for name in overall)] for arm in data["arms"]]
+        parts += ["", table(["over all pairs", *overall], rows)]
+    tests = [
+        [
+            f"{test['arm']} - {test['against']}", test["metric"], signed(Interval(**test["difference"])),
+            p_text(test["p_holm"]), f"{test['wins']}/{test['ties']}/{test['losses']}",
+        ]
+        for test in data["comparisons"]
+        if test["metric"] == metrics[0]
+    ]  # fmt: skip
+    if tests:
+        parts += ["", table(["difference", "metric", "mean [95 % interval]", "p (Holm)", "win/tie/loss"], tests)]
+    return "\n".join([*parts, *(["", *(f"note: {note}" for note in data["notes"])] if data["notes"] else [])])
+
+
+def signed(value: Interval) -> str:
+    """Write a difference with its interval: ``+0.081 [+0.060, +0.102]``."""
+    return f"{value.mean:+.3f} [{value.low:+.3f}, {value.high:+.3f}]"
+
+
+def p_text(p: float) -> str:
+    """Write a p-value; below 0.001 no digits are claimed."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _cell(value: Mapping[str, float]) -> str:
+    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def _pairs(arms: list[str], baseline: str, more: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    for name in {baseline, *(name for pair in more for name in pair)}:
+        if name not in arms:
+            raise UsageError(f'no arm is called "{name}"{did_you_mean(name, arms)}', hint=f"arms: {', '.join(arms)}")
+    return list(dict.fromkeys([*((arm, baseline) for arm in arms if arm != baseline), *more]))
+
+
+def _compare(
+    arms: Mapping[str, ArmResult], pairs: Sequence[tuple[str, str]], metric: str, seed: int
+) -> list[Comparison]:
+    found = []
+    for arm, against in pairs:
+        queries = list(arms[arm].values[metric])
+        a, b = (aligned(arms[name].values[metric], queries) for name in (arm, against))
+        counts = (int((a > b).sum()), int((a == b).sum()), int((a < b).sum()))
+        found.append((arm, against, paired_interval(a, b, seed), paired_randomisation(a, b, seed), counts))
+    corrected = holm([p for *_, p, _ in found])
+    return [
+        Comparison(arm, against, metric, difference, p, *counts)
+        for (arm, against, difference, _, counts), p in zip(found, corrected)
+    ]
+
+
+def _best_arm(arms: Sequence[ArmResult], metric: str) -> ArmResult:
+    return max(arms, key=lambda arm: arm.intervals[metric].mean)
+
+
+def _focus(arms: Sequence[ArmResult], baseline: str, metric: str) -> ArmResult:
+    return _best_arm([arm for arm in arms if arm.name != baseline] or list(arms), metric)
+
+
+def _sample(
+    query: str, arms: Mapping[str, Run], baseline: str, qrels: Qrels, queries: Mapping[str, str],
+    passages: Mapping[str, str], results: Mapping[str, ArmResult], metric: str, depth: int,
+) -> Sample:  # fmt: skip
+    orders = {name: ranked(run.get(query, {})) for name, run in arms.items()}
+    before = {candidate.passage_id: rank for rank, candidate in enumerate(orders[baseline], start=1)}
+    grades = qrels[query]
+    lists = {
+        name: [
+            Shown(
+                passage_id, rank, score, grades.get(passage_id, 0),
+                before[passage_id] - rank if passage_id in before else None, passages.get(passage_id, ""),
+            )
+            for rank, (passage_id, score) in enumerate(order[:depth], start=1)
+        ]
+        for name, order in orders.items()
+    }  # fmt: skip
+    values = {name: result.values[metric][query] for name, result in results.items()}
+    relevant = sum(grade > 0 for grade in grades.values())
+    return Sample(query, queries.get(query, query), relevant, lists, values)
