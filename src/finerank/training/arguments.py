@@ -1,0 +1,124 @@
+"""Flags that are not our own -> transformers.TrainingArguments, typed, with the names that 5.x dropped still taken."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.utils import logging as hf_logging
+
+from finerank.core.errors import UsageError, did_you_mean
+
+RENAMED = {
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "include_tokens_per_second": "include_num_input_tokens_seen",
+}
+"""Names of transformers 4 -> their present names."""
+
+NO_EFFECT = {
+    "remove_unused_columns": "every key of a row is known here",
+    "label_names": "a group carries its own target",
+    "do_train": "training is what this verb does",
+    "do_eval": "--eval_data says whether to evaluate",
+    "do_predict": "finerank evaluate measures a model",
+    "prediction_loss_only": "evaluation ranks, it does not predict",
+    "group_by_length": "batches are always sorted by length inside a step",
+    "length_column_name": "lengths are counted in tokens, not read",
+    "data_seed": "--seed is the seed of the data too",
+    "save_safetensors": "weights are always saved as safetensors",
+    "logging_dir": "figures go to metrics.jsonl in the output folder",
+    "disable_tqdm": "the bar is our own",
+    "half_precision_backend": "torch's autocast is the only one left",
+    "fp16_backend": "torch's autocast is the only one left",
+    "fp16_opt_level": "torch's autocast is the only one left",
+    "use_legacy_prediction_loop": "transformers 5 has one loop",
+    "ddp_find_unused_parameters": "every parameter is used",
+    "use_mps_device": "--device mps does this",
+    "use_ipex": "transformers 5 has dropped it",
+    "jit_mode_eval": "transformers 5 has dropped it",
+    "past_index": "transformers 5 has dropped it",
+    "eval_on_start": "the base model is always evaluated first",
+    "greater_is_better": "every figure measured here is better when greater",
+    "train_sampling_strategy": "the order of the rows follows --seed",
+}
+"""Flags of the field that mean nothing here -> why; accepted, and said aloud."""
+
+FORCED: dict[str, Any] = {
+    "remove_unused_columns": False,
+    "disable_tqdm": True,
+    "log_level": "error",
+    "logging_nan_inf_filter": False,
+    "load_best_model_at_end": False,
+}
+"""What the trainer sees to itself; ``load_best_model_at_end`` is done by our own checkpoints."""
+
+
+def parse_extras(extras: Mapping[str, Sequence[str]], own: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Turn leftover flags into typed TrainingArguments values.
+
+    Args:
+        extras: flag name -> the words that followed it.
+        own: names of the verb's own options, for a near miss.
+
+    Returns:
+        The values, and the notes to say aloud.
+
+    Raises:
+        UsageError: for a name that is neither ours nor transformers', or a value of the wrong kind.
+    """
+    known = {item.name for item in dataclasses.fields(TrainingArguments)}
+    notes: list[str] = []
+    words: dict[str, list[str]] = {}
+    for name, values in extras.items():
+        present = RENAMED.get(name, name)
+        if present in NO_EFFECT:
+            notes.append(f"--{name} has no effect on train: {NO_EFFECT[present]}")
+        elif present in known:
+            words[present] = list(values)
+        else:
+            raise UsageError(
+                f"unknown flag --{name} for train{did_you_mean(name, [*own, *known, *RENAMED])}",
+                hint="finerank train embedder --help; every transformers.TrainingArguments name works too",
+            )
+    return _typed(words), notes
+
+
+def training_arguments(values: Mapping[str, Any], typed: Mapping[str, Any]) -> TrainingArguments:
+    """Build the TrainingArguments: ours, then the user's, then what is forced.
+
+    Raises:
+        UsageError: if transformers refuses the combination.
+    """
+    hf_logging.set_verbosity_error()
+    try:
+        arguments = TrainingArguments(**{**values, **typed, **FORCED})
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"transformers refuses these training options: {' '.join(str(error).split())}") from None
+    # Several visible GPUs without torchrun would be wrapped in nn.DataParallel, which cannot split our batches.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
+
+
+class _Parser(HfArgumentParser):  # type: ignore[misc]
+    """transformers' own parser, so that types are read as its users know; errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message[0].lower() + message[1:], hint="finerank train embedder --help")
+
+
+def _typed(words: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    if not words:
+        return {}
+    line = [word for name, values in words.items() for word in (f"--{name}", *values)]
+    parser = _Parser(TrainingArguments, allow_abbrev=False)
+    try:
+        namespace = parser.parse_args(line)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from None
+    return {name: getattr(namespace, name) for name in words}

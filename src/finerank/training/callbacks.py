@@ -1,0 +1,136 @@
+"""What happens beside the steps: the epoch's order, the bar, the journal, patience, signals."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from finerank.core.seeding import stream_seed
+from finerank.data.console import progress, say, warn
+from finerank.training.dataset import EpochOrder
+
+JOURNAL = "metrics.jsonl"
+
+
+class NamedRandomness(TrainerCallback):  # type: ignore[misc]
+    """Makes an epoch's order a function of its number, and a step's dropout one of the seed, the step and the rank.
+
+    So nothing that draws from the global generators meanwhile (data loader workers, an evaluation) changes a run.
+    """
+
+    def __init__(self, order: EpochOrder) -> None:
+        self.order = order
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # On a resume state.epoch is a fraction: the epoch that was interrupted.
+        self.order.epoch = int(state.epoch or 0)
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        torch.manual_seed(stream_seed(args.seed, "dropout", state.global_step, args.process_index))
+
+
+class Bar(TrainerCallback):  # type: ignore[misc]
+    """Shows how far the training is, in steps."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.stack = ExitStack()
+        self.update: Any = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        left = max(state.max_steps - state.global_step, 0)
+        self.update = self.stack.enter_context(progress(left, self.label, unit="steps"))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.update(1)
+
+    def close(self, *_: Any, **__: Any) -> None:
+        """End the bar, also when training ends by an error."""
+        self.stack.close()
+
+    on_train_end = close
+
+
+class Journal(TrainerCallback):  # type: ignore[misc]
+    """Writes every logged figure as one line of ``metrics.jsonl``; a resume first drops what came after its step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / JOURNAL
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.path.write_text("".join(map(_line, state.log_history)), encoding="utf-8")
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero and state.log_history:
+            with self.path.open("a", encoding="utf-8") as journal:
+                journal.write(_line(state.log_history[-1]))
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(dict(entry)) + "\n"
+
+
+def out_of_patience(history: Sequence[Mapping[str, Any]], metric: str, patience: int | None, sign: int = 1) -> bool:
+    """Say whether the last ``patience`` evaluations all failed to beat the best one before them.
+
+    The evaluation before the first step is left out: it is not a trained model's. Reads the log only, so that a
+    resumed run stops where the uninterrupted one would.
+    """
+    key = f"eval_{metric}"
+    values = [sign * entry[key] for entry in history if key in entry and entry["step"] > 0]
+    if patience is None or len(values) <= patience:
+        return False
+    return bool(max(values[-patience:]) <= max(values[:-patience]))
+
+
+class Patience(TrainerCallback):  # type: ignore[misc]
+    """Stops a training that no longer gets better; see :func:`out_of_patience`."""
+
+    def __init__(self, metric: str, patience: int | None, sign: int = 1) -> None:
+        self.metric = metric
+        self.patience = patience
+        self.sign = sign
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if out_of_patience(state.log_history, self.metric, self.patience, self.sign):
+            say(f"no better {self.metric} in {self.patience} evaluations: stopping at step {state.global_step}")
+            control.should_training_stop = True
+
+
+class Signals(TrainerCallback):  # type: ignore[misc]
+    """On the first Ctrl-C or SIGTERM: finish the step, save, leave. On the second: leave at once."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = True
+        name = signal.Signals(number).name
+        warn(f"{name}: saving after this step and its evaluation, then leaving (once more: at once)")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.received:
+            control.should_save = True
+            control.should_training_stop = True

@@ -1,0 +1,199 @@
+"""One training run from its start, or from where it stopped, to the best model found."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from finerank.batching.groups import GroupMaker
+from finerank.core.errors import UserError
+from finerank.core.protocols import Trainable
+from finerank.data.console import say, warn
+from finerank.training import checkpoint
+from finerank.training.callbacks import Bar, Journal, Patience, Signals, out_of_patience
+from finerank.training.losses import Loss
+from finerank.training.trainer import STATE, Evaluator, GroupTrainer, load_weights
+
+
+@dataclass
+class Fit:
+    """What a run did.
+
+    Attributes:
+        steps: optimizer steps of the whole run, interruptions included.
+        seconds: of this process, evaluation included.
+        rows_per_second: rows trained on per second of this process, evaluation left out; 0 if it trained none.
+        history: every logged figure, as in ``metrics.jsonl``.
+        base, best: figures of the model before the first step and of the model that is kept, without ``eval_``.
+        best_step: the step whose weights are kept.
+    """
+
+    steps: int
+    seconds: float
+    rows_per_second: float
+    history: list[dict[str, Any]] = field(default_factory=list)
+    base: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    best_step: int = 0
+
+    @property
+    def final_loss(self) -> float | None:
+        """Return the last logged training loss."""
+        return next((entry["loss"] for entry in reversed(self.history) if "loss" in entry), None)
+
+
+def total_steps(args: TrainingArguments, rows: int) -> int:
+    """Return the number of optimizer steps that transformers will take over ``rows`` rows."""
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    batch = args.per_device_train_batch_size * max(args.world_size, 1)
+    batches = rows // batch if args.dataloader_drop_last else math.ceil(rows / batch)
+    per_epoch = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
+    return int(math.ceil(args.num_train_epochs * per_epoch))
+
+
+def choose_checkpoint(output_dir: Path, asked: str | None) -> Path | None:
+    """Return the checkpoint to go on from: the one asked for, else the newest whole one in the output folder.
+
+    Torn ones that are newer are named and deleted.
+
+    Raises:
+        UserError: if the checkpoint asked for is missing or torn.
+    """
+    if asked is not None:
+        folder = Path(asked)
+        if not folder.is_dir():
+            raise UserError(f"--resume_from_checkpoint {asked}: there is no such folder")
+        wrong = checkpoint.fault(folder)
+        if wrong is not None:
+            raise UserError(
+                f"--resume_from_checkpoint {asked}: the checkpoint is torn: {wrong}",
+                hint="leave the path out to take the newest whole one in --output_dir",
+            )
+        return folder
+    found = checkpoint.find(output_dir)
+    for folder, wrong in found.torn.items():
+        instead = f"{found.newest.name} is used instead" if found.newest else "training starts again"
+        warn(f"{folder} is torn ({wrong}): {instead}")
+        shutil.rmtree(folder, ignore_errors=True)
+    for leftover in output_dir.glob(".checkpoint-*.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return found.newest
+
+
+def fit(
+    trainable: Trainable,
+    groups: GroupMaker,
+    loss: Loss,
+    args: TrainingArguments,
+    *,
+    evaluator: Evaluator | None = None,
+    patience: int | None = None,
+    keep_best: bool = True,
+    autocast: torch.dtype | None = None,
+    resume_from: Path | None = None,
+    label: str = "training",
+) -> Fit:
+    """Train, evaluate, keep the best; the module holds the weights to be saved when this returns.
+
+    Args:
+        evaluator: measures the model; the figure ``args.metric_for_best_model`` decides which weights are kept.
+        patience: evaluations without progress before an early stop; None for never.
+        keep_best: put the best evaluated weights back at the end, rather than keep the last ones.
+        autocast: number format for evaluation, None for the weights' own.
+        resume_from: a whole checkpoint.
+
+    Raises:
+        KeyboardInterrupt: after a Ctrl-C or SIGTERM, once a checkpoint stands.
+    """
+    metric = str(args.metric_for_best_model or "").removeprefix("eval_")
+    args.eval_on_start = evaluator is not None and resume_from is None
+    bar = Bar(label)
+    signals = Signals()
+    callbacks = [Journal(Path(args.output_dir)), bar, Patience(metric, patience), signals]
+    trainer = GroupTrainer(trainable, args, groups, loss, evaluator, callbacks, autocast)
+    start = time.monotonic()
+    before = _resumed_state(resume_from)
+    if before and _finished(before, total_steps(args, len(groups)), metric, patience):
+        assert resume_from is not None
+        load_weights(trainable.module, resume_from)
+        trainer.state = trainer.state.load_from_json(str(resume_from / STATE))
+    else:
+        _train(trainer, resume_from, signals, bar)
+    seconds = time.monotonic() - start
+    _unwrap(trainer)
+    if keep_best and evaluator is not None:
+        _keep_best(trainer)
+    rate = trainer.rows_seen / max(seconds - trainer.evaluation_seconds, 1e-9)
+    return _report(trainer, seconds, rate, keep_best)
+
+
+def _train(trainer: GroupTrainer, resume_from: Path | None, signals: Signals, bar: Bar) -> None:
+    if resume_from is not None:
+        say(f"going on from {resume_from}")
+    try:
+        with signals:
+            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    finally:
+        bar.close()
+    if signals.received:
+        raise KeyboardInterrupt
+
+
+def _resumed_state(resume_from: Path | None) -> dict[str, Any]:
+    if resume_from is None:
+        return {}
+    state: dict[str, Any] = json.loads((resume_from / STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def _finished(state: Mapping[str, Any], steps: int, metric: str, patience: int | None) -> bool:
+    """Say whether a checkpoint is the last of its run: a killed process had only the saving left to do."""
+    return int(state["global_step"]) >= steps or out_of_patience(state["log_history"], metric, patience)
+
+
+def _unwrap(trainer: GroupTrainer) -> None:
+    """Take accelerate's autocast off the module again."""
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+
+
+def _keep_best(trainer: GroupTrainer) -> None:
+    best = trainer.state.best_model_checkpoint
+    if best is None or trainer.state.best_global_step == trainer.state.global_step:
+        return
+    # The folder may have been moved since: look beside the others.
+    folder = Path(trainer.args.output_dir) / Path(best).name
+    wrong = checkpoint.fault(folder) if folder.is_dir() else "it is missing"
+    if wrong is None:
+        load_weights(trainer.model, folder)
+    else:
+        warn(f"the best checkpoint {folder} cannot be used ({wrong}): the last weights are kept")
+        trainer.state.best_global_step = None
+
+
+def _report(trainer: GroupTrainer, seconds: float, rows_per_second: float, keep_best: bool) -> Fit:
+    state = trainer.state
+    kept = (keep_best and state.best_global_step) or state.global_step
+    figures = {entry["step"]: _figures(entry) for entry in state.log_history if _figures(entry)}
+    return Fit(
+        steps=state.global_step,
+        seconds=seconds,
+        rows_per_second=rows_per_second,
+        history=list(state.log_history),
+        base=figures.get(0, {}),
+        best=figures.get(kept, {}),
+        best_step=kept,
+    )
+
+
+def _figures(entry: Mapping[str, Any]) -> dict[str, float]:
+    return {name[5:]: value for name, value in entry.items() if name.startswith("eval_")}

@@ -1,0 +1,221 @@
+"""The trainer: transformers' loop with our order of rows, losses, evaluation and checkpoints.
+
+It knows a :class:`finerank.core.protocols.Trainable` and a loss, never a model family.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_file, save_model
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from finerank.batching.groups import GroupMaker
+from finerank.core.errors import UsageError, UserError
+from finerank.core.protocols import Trainable
+from finerank.training import checkpoint
+from finerank.training.callbacks import NamedRandomness
+from finerank.training.dataset import ROWS_KEY, Collator, EpochOrder, GroupDataset
+from finerank.training.losses import Loss
+from finerank.training.tripwires import Flatness
+
+WEIGHTS = "model.safetensors"
+STATE = "trainer_state.json"
+
+Evaluator = Callable[[], Mapping[str, float]]
+"""Measures the model as it is now; higher is better unless said otherwise."""
+
+
+class GroupTrainer(Trainer):  # type: ignore[misc]
+    """Trains on groups.
+
+    Differences from its parent: the order of the rows and the negatives are pure functions of the seed, the epoch and
+    the row; the loss is the mean over all rows of an optimizer step, also across accumulated batches of unequal size;
+    evaluation calls ``evaluator``; a new best evaluation always makes a checkpoint; checkpoints land whole (see
+    :mod:`finerank.training.checkpoint`).
+
+    Args:
+        trainable: the model.
+        groups: the data.
+        loss: from the module's outputs and the batch to one loss per row.
+        evaluator: called before the first step and at each evaluation; None for no evaluation.
+        autocast: number format of the evaluation's matrix products.
+    """
+
+    # The loss is already divided by the rows of the whole step (two spellings, of two releases of transformers).
+    loss_is_scaled_for_ga = True
+    control: Any
+
+    def __init__(
+        self,
+        trainable: Trainable,
+        args: TrainingArguments,
+        groups: GroupMaker,
+        loss: Loss,
+        evaluator: Evaluator | None = None,
+        callbacks: list[Any] | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.order = EpochOrder(len(groups), args.seed)
+        self.loss = loss
+        self.evaluator = evaluator
+        self.autocast = autocast
+        self.flatness = Flatness()
+        self.rows_seen = 0
+        self.evaluation_seconds = 0.0
+        super().__init__(
+            model=trainable.module,
+            args=args,
+            data_collator=Collator(trainable.collate),
+            train_dataset=GroupDataset(groups),
+            # Never read: the parent wants one to be there before it calls evaluate().
+            eval_dataset=GroupDataset(groups),
+            callbacks=[NamedRandomness(self.order), *(callbacks or [])],
+        )
+        self.model_accepts_loss_kwargs = True
+        for printing in (PrinterCallback, ProgressCallback):
+            self.remove_callback(printing)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
+        return self.order
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], int]:
+        """Return the batches of one optimizer step and the number of rows in them."""
+        batches = []
+        for _ in range(num_batches):
+            batch = next(epoch_iterator, None)
+            if batch is None:
+                break
+            batches.append(batch)
+        rows = sum(batch[ROWS_KEY] for batch in batches)
+        self.rows_seen += rows
+        return batches, rows
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return this batch's share of the step's loss: the sum of its rows' losses over the rows of the step."""
+        outputs = model(inputs)
+        losses = self.loss(outputs, inputs)
+        total = losses.sum() / (num_items_in_batch or len(losses))
+        self.flatness.look(outputs)
+        return (total, outputs) if return_outputs else total
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Take one batch forward and backward.
+
+        Raises:
+            UserError: if the loss is not a number; the weights are still those of the last good step.
+        """
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if not math.isfinite(loss.item()):
+            last = checkpoint.find(Path(self.args.output_dir)).newest
+            raise UserError(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}; training stopped, "
+                f"{f'the last good checkpoint is {last}' if last else 'no checkpoint was saved before'}",
+                hint="a lower --learning_rate, more --warmup_ratio, or --dtype bfloat16 instead of float16",
+            )
+        return loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Measure the model, log the figures and return them, each name with ``eval_`` in front."""
+        if self.evaluator is None:
+            return {}
+        start = time.monotonic()
+        with _undisturbed(self.model), self._mixed_precision():
+            values = self.evaluator()
+        self.evaluation_seconds += time.monotonic() - start
+        figures = {f"{metric_key_prefix}_{name}": float(value) for name, value in values.items()}
+        self._check_metric(figures)
+        self.log(dict(figures))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
+        return figures
+
+    def _check_metric(self, figures: Mapping[str, float]) -> None:
+        wanted = self.args.metric_for_best_model
+        if wanted and wanted not in figures and f"eval_{wanted}" not in figures:
+            known = ", ".join(name.removeprefix("eval_") for name in figures)
+            raise UsageError(f'--metric_for_best_model "{wanted}" is not among the measured figures', hint=known)
+
+    def _mixed_precision(self) -> Any:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.args.device.type, dtype=self.autocast)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        best: bool = super()._determine_best_metric(metrics, trial)
+        if best and self.args.save_strategy != "no":
+            self.control.should_save = True
+        return best
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write weights, optimizer, scheduler, scaler, random states and log; make them a checkpoint all at once."""
+        self.store_flos()
+        folder = Path(self.args.output_dir)
+        final = folder / f"checkpoint-{self.state.global_step}"
+        staging = (
+            checkpoint.staging_folder(final) if self.args.should_save else final.with_name(f".{final.name}.partial")
+        )
+        self.accelerator.wait_for_everyone()
+        self.save_model(str(staging), _internal_call=True)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(staging))
+            self._save_scaler(str(staging))
+            self._save_rng_state(str(staging))
+        self.accelerator.wait_for_everyone()
+        if not self.args.should_save:
+            return
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(folder / f"checkpoint-{self.state.best_global_step}")
+        self.state.save_to_json(str(staging / STATE))
+        checkpoint.land(staging, final)
+        checkpoint.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if state_dict is None:
+            save_model(self.model, str(folder / WEIGHTS))
+        else:
+            save_file(state_dict, str(folder / WEIGHTS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_weights(model if model is not None else self.model, Path(resume_from_checkpoint))
+
+
+def load_weights(module: torch.nn.Module, folder: Path) -> None:
+    """Put a checkpoint's weights into ``module``, all of them.
+
+    Raises:
+        UserError: if the checkpoint is of another model.
+    """
+    try:
+        load_model(module, str(folder / WEIGHTS), strict=True)
+    except (RuntimeError, FileNotFoundError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the checkpoint does not fit the model: {reason}", where=str(folder)) from None
+
+
+@contextmanager
+def _undisturbed(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluate without leaving a trace: dropout off, no gradients, the random state as before."""
+    was_training = module.training
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    module.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        module.train(was_training)

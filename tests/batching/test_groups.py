@@ -1,0 +1,132 @@
+"""Groups: the positive first, honest negatives, every passage in turn, the same whoever asks."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finerank.batching.groups import GroupMaker
+from finerank.core.errors import DataError, UsageError
+from finerank.core.records import Row
+from finerank.data.text import normal_form
+
+TEXTS = st.sampled_from([*"abcdefghij", "A", " a ", "B", "ﬁ", "fi"])
+ROWS = st.lists(
+    st.builds(
+        lambda query, positives, negatives: Row(query, tuple(positives), tuple(negatives)),
+        st.sampled_from(["q1", "q2", "Q1 ", "q3"]),
+        st.lists(TEXTS, min_size=1, max_size=3),
+        st.lists(TEXTS, max_size=6),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def row(query: str, positives: str, negatives: str = "", **scores: tuple[float, ...]) -> Row:
+    return Row(query, tuple(positives.split()), tuple(negatives.split()), f"rows.jsonl:{query}", **scores)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=ROWS, group_size=st.integers(1, 7), epoch=st.integers(0, 9), seed=st.integers(0, 3))
+def test_a_group_has_one_positive_first_and_no_known_positive_after(
+    rows: list[Row], group_size: int, epoch: int, seed: int
+) -> None:
+    try:
+        maker = GroupMaker(rows, group_size, seed)
+    except DataError:
+        return
+    for index, given_row in enumerate(rows):
+        group = maker.group(epoch, index)
+        same_query = [other for other in rows if normal_form(other.query) == normal_form(given_row.query)]
+        positives = {normal_form(text) for other in same_query for text in other.positives}
+        assert len(group.passages) == group_size
+        assert group.passages[0] in given_row.positives
+        assert not positives & {normal_form(text) for text in group.passages[1:]}
+        assert group.known_positives == {text for other in same_query for text in other.positives}
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=ROWS, group_size=st.integers(1, 7), epoch=st.integers(0, 5))
+def test_counts_are_what_the_groups_show(rows: list[Row], group_size: int, epoch: int) -> None:
+    try:
+        maker = GroupMaker(rows, group_size, 0)
+    except DataError:
+        return
+    own = random = repeated = 0
+    for index, given_row in enumerate(rows):
+        negatives = [normal_form(text) for text in maker.group(epoch, index).passages[1:]]
+        labelled = {normal_form(text) for text in given_row.negatives}
+        own += sum(1 for text in set(negatives) if text in labelled)
+        random += sum(1 for text in set(negatives) if text not in labelled)
+        repeated += len(negatives) - len(set(negatives))
+    counts = maker.counts()
+    assert (counts.own, counts.random, counts.repeated) == (own, random, repeated)
+    assert counts.own + counts.random + counts.repeated == len(rows) * (group_size - 1)
+
+
+def test_each_negative_has_its_turn_before_any_comes_again() -> None:
+    maker = GroupMaker([row("q", "p", "a b c d e f")], 4, seed=1)
+    first, second = (set(maker.group(epoch, 0).passages[1:]) for epoch in (0, 1))
+    assert first | second == set("abcdef")
+    assert {frozenset(maker.group(epoch, 0).passages[1:]) for epoch in range(2, 12)} != {
+        frozenset(first), frozenset(second),
+    }  # fmt: skip
+
+
+def test_each_positive_has_its_turn() -> None:
+    maker = GroupMaker([row("q", "p1 p2 p3", "a")], 2, seed=5)
+    assert {maker.group(epoch, 0).passages[0] for epoch in range(3)} == {"p1", "p2", "p3"}
+
+
+def test_teacher_scores_follow_their_passages() -> None:
+    scored = row("q", "p1 p2", "a b c", pos_scores=(10.0, 20.0), neg_scores=(1.0, 2.0, 3.0))
+    maker = GroupMaker([scored], 3, seed=0)
+    score_of = dict(zip(["p1", "p2", "a", "b", "c"], [10.0, 20.0, 1.0, 2.0, 3.0]))
+    for epoch in range(6):
+        group = maker.group(epoch, 0)
+        assert group.teacher_scores == tuple(score_of[text] for text in group.passages)
+
+
+def test_short_rows_take_their_own_then_random_ones_then_repeats() -> None:
+    rows = [row("q1", "p1", "a"), row("q2", "p2", "b c")]
+    maker = GroupMaker(rows, 7, seed=0)
+    group = maker.group(0, 0)
+    assert group.passages[:2] == ("p1", "a")
+    assert set(group.passages[2:5]) == {"p2", "b", "c"}
+    assert set(group.passages[5:]) <= {"a", "p2", "b", "c"}
+    counts = maker.counts()
+    assert (counts.short_rows, counts.own, counts.random, counts.repeated) == (2, 3, 5, 4)
+
+
+def test_no_negatives_at_all_gives_random_passages() -> None:
+    rows = [row(f"q{index}", f"p{index}") for index in range(10)]
+    maker = GroupMaker(rows, 4, seed=0)
+    group = maker.group(0, 3)
+    assert group.passages[0] == "p3"
+    assert len(set(group.passages)) == 4
+    assert maker.group(1, 3).passages != group.passages
+
+
+def test_a_labelled_negative_that_is_a_positive_is_refused_and_counted() -> None:
+    rows = [row("q", "p", "P a A"), row("Q", "x", "b c")]
+    maker = GroupMaker(rows, 3, seed=0)
+    assert maker.counts().refused == 2
+    for epoch in range(8):
+        assert {"P", "x"}.isdisjoint(maker.group(epoch, 0).passages[1:])
+
+
+def test_nothing_can_serve_as_a_negative() -> None:
+    with pytest.raises(DataError, match="rows.jsonl:q: the row has no negative"):
+        GroupMaker([row("q", "p")], 2, seed=0)
+    assert GroupMaker([row("q", "p")], 1, seed=0).group(0, 0).passages == ("p",)
+
+
+def test_one_row_with_one_negative_repeats_it() -> None:
+    assert GroupMaker([row("q", "p", "n")], 4, seed=0).group(0, 0).passages == ("p", "n", "n", "n")
+
+
+def test_group_size_below_one_is_refused() -> None:
+    with pytest.raises(UsageError, match="--train_group_size"):
+        GroupMaker([row("q", "p")], 0, seed=0)

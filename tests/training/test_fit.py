@@ -1,0 +1,279 @@
+"""Training as a whole: one step by hand, resume bit by bit, torn checkpoints, order, best weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from tiny import TinyEncoder, TinyScorer, make_rows, train
+
+from finerank.batching.groups import GroupMaker
+from finerank.core.errors import UsageError, UserError
+from finerank.training import checkpoint
+from finerank.training.arguments import training_arguments
+from finerank.training.dataset import EpochOrder
+from finerank.training.fit import choose_checkpoint, total_steps
+from finerank.training.trainer import GroupTrainer
+
+
+def same(one: TinyScorer, other: TinyScorer) -> bool:
+    pairs = zip(one.module.state_dict().values(), other.module.state_dict().values())
+    return all(torch.equal(left, right) for left, right in pairs)
+
+
+def plain_loop(rows: int, batch_size: int, steps: int, lr: float) -> tuple[TinyScorer, list[float]]:
+    """Train with nothing but torch, over the same order and groups."""
+    groups = GroupMaker(make_rows(rows), 3, seed=0)
+    model = TinyScorer(dropout=0.0)
+    optimizer = torch.optim.AdamW(model.module.parameters(), lr=lr, weight_decay=0.0)
+    order = EpochOrder(rows, 0)
+    losses: list[float] = []
+    while len(losses) < steps:
+        places = list(order)
+        for start in range(0, rows, batch_size):
+            if len(losses) == steps:
+                break
+            batch = model.collate([groups.group(*place) for place in places[start : start + batch_size]])
+            scores = model.module(batch)["scores"]
+            loss = -torch.log_softmax(scores, dim=1)[:, 0].mean()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.module.parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+        order.epoch += 1
+    return model, losses
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(4, 1), (2, 2), (16, 1)])
+def test_steps_equal_a_plain_loop_short_last_batch_included(tmp_path: Path, batch: int, accumulation: int) -> None:
+    # 10 rows by 4: the last step of an epoch has 2 rows, and two of the epochs end inside the run.
+    result, model = train(
+        tmp_path, dropout=0.0, max_steps=5, lr_scheduler_type="constant",
+        per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
+    )  # fmt: skip
+    expected, losses = plain_loop(10, batch * accumulation, 5, 0.01)
+    assert [entry["loss"] for entry in result.history if "loss" in entry] == pytest.approx(losses, abs=1e-5)
+    for got, wanted in zip(model.module.state_dict().values(), expected.module.state_dict().values()):
+        assert torch.allclose(got, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [TinyScorer, TinyEncoder])
+def test_loss_falls(tmp_path: Path, family: type[TinyScorer]) -> None:
+    result, _ = train(tmp_path, rows=8, family=family, num_train_epochs=40, dropout=0.0)
+    losses = [entry["loss"] for entry in result.history if "loss" in entry]
+    assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("evaluate", [False, True])
+def test_resume_equals_uninterrupted_from_every_checkpoint(tmp_path: Path, evaluate: bool) -> None:
+    options: dict[str, Any] = {"evaluate": evaluate, "eval_steps": 2, "save_total_limit": None}
+    whole, model = train(tmp_path / "whole", **options)
+    # 3 steps an epoch, 9 in all: 2, 4, 8 lie inside an epoch, 6 at its end.
+    for step in (2, 4, 6, 8):
+        folder = tmp_path / f"from{step}"
+        copy_up_to(tmp_path / "whole", folder, step)
+        resumed, again = train(folder, **options)
+        assert same(model, again), step
+        assert figures(resumed) == figures(whole)
+        assert resumed.best_step == whole.best_step
+
+
+def copy_up_to(source: Path, target: Path, step: int) -> None:
+    target.mkdir()
+    for folder in checkpoint.all_checkpoints(source):
+        if checkpoint.step_of(folder) <= step:
+            shutil.copytree(folder, target / folder.name)
+
+
+def figures(result: Any) -> list[dict[str, float]]:
+    kept = ("loss", "step", "learning_rate", "eval_margin")
+    return [
+        {key: entry[key] for key in kept if key in entry} for entry in result.history if "train_runtime" not in entry
+    ]
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    _, alone = train(tmp_path / "0")
+    _, helped = train(tmp_path / "2", dataloader_num_workers=2)
+    _, kept = train(tmp_path / "3", dataloader_num_workers=2, dataloader_persistent_workers=True)
+    assert same(alone, helped)
+    assert same(alone, kept)
+
+
+def test_a_finished_run_only_loads(tmp_path: Path) -> None:
+    first, model = train(tmp_path, max_steps=4)
+    again, loaded = train(tmp_path, max_steps=4)
+    assert same(model, loaded)
+    assert (again.steps, again.rows_per_second) == (4, 0.0)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "zero", "missing", "seal", "extra bytes"])
+def test_a_torn_newest_checkpoint_is_named_and_the_one_before_used(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, whole = train(tmp_path / "whole", max_steps=6)
+    train(tmp_path / "torn", max_steps=6)
+    newest = tmp_path / "torn" / "checkpoint-6"
+    optimizer = newest / "optimizer.pt"
+    content = optimizer.read_bytes()
+    if damage == "truncate":
+        optimizer.write_bytes(content[: len(content) // 2])
+    elif damage == "zero":
+        optimizer.write_bytes(b"\0" * len(content))
+    elif damage == "extra bytes":
+        optimizer.write_bytes(content + b"x")
+    elif damage == "missing":
+        (newest / "rng_state.pth").unlink()
+    else:
+        (newest / checkpoint.SEAL).unlink()
+    assert checkpoint.fault(newest) is not None
+    _, again = train(tmp_path / "torn", max_steps=6)
+    said = capsys.readouterr().err
+    assert "checkpoint-6 is torn" in said
+    assert "checkpoint-4 is used instead" in said
+    assert same(whole, again)
+
+
+def test_all_torn_starts_again(tmp_path: Path) -> None:
+    _, whole = train(tmp_path, max_steps=4)
+    for folder in checkpoint.all_checkpoints(tmp_path):
+        (folder / "model.safetensors").write_bytes(b"")
+    _, again = train(tmp_path, max_steps=4)
+    assert same(whole, again)
+
+
+def test_asking_for_a_bad_checkpoint_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        choose_checkpoint(tmp_path, str(tmp_path / "nothing"))
+    (tmp_path / "checkpoint-1").mkdir()
+    with pytest.raises(UserError, match="torn: it has no complete.json"):
+        choose_checkpoint(tmp_path, str(tmp_path / "checkpoint-1"))
+
+
+def test_best_weights_come_back(tmp_path: Path) -> None:
+    # A rate that grows too hot: the last weights are not the best ones.
+    result, model = train(tmp_path, evaluate=True, eval_steps=1, learning_rate=0.5, num_train_epochs=6, save_steps=100)
+    margins = {entry["step"]: entry["eval_margin"] for entry in result.history if "eval_margin" in entry}
+    best = max((step for step in margins if step), key=lambda step: margins[step])
+    assert 0 in margins
+    assert result.best_step == best
+    assert result.best["margin"] == margins[best]
+    assert result.base["margin"] == margins[0]
+    assert (tmp_path / f"checkpoint-{best}").is_dir()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == result.history
+
+
+def test_early_stop_and_its_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options: dict[str, Any] = {"evaluate": True, "eval_steps": 1, "learning_rate": 1e-12, "patience": 2, "rows": 8}
+    result, model = train(tmp_path, **options, dropout=0.0)
+    assert result.steps < 6
+    assert "no better margin in 2 evaluations" in capsys.readouterr().err
+    again, loaded = train(tmp_path, **options, dropout=0.0)
+    assert again.steps == result.steps
+    assert same(model, loaded)
+
+
+def test_unknown_metric_is_said_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="margn"):
+        train(tmp_path, evaluate=True, eval_steps=1, metric_for_best_model="margn")
+
+
+def test_loss_that_is_not_a_number_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = GroupTrainer.compute_loss
+
+    def spoiled(self: GroupTrainer, *args: Any, **kwargs: Any) -> Any:
+        loss = honest(self, *args, **kwargs)
+        return loss * math.nan if self.state.global_step == 3 else loss
+
+    monkeypatch.setattr(GroupTrainer, "compute_loss", spoiled)
+    with pytest.raises(UserError, match=r"became nan at step 4.*checkpoint-2"):
+        train(tmp_path)
+
+
+def test_evaluation_does_not_disturb_training(tmp_path: Path) -> None:
+    _, quiet = train(tmp_path / "quiet")
+    watched, model = train(tmp_path / "watched", evaluate=True, eval_steps=1)
+    if watched.best_step == watched.steps:
+        assert same(quiet, model)
+    assert [e["loss"] for e in watched.history if "loss" in e] == [
+        e["loss"] for e in train(tmp_path / "third")[0].history if "loss" in e
+    ]
+
+
+def test_total_steps_is_what_transformers_takes(tmp_path: Path) -> None:
+    for rows, batch, accumulation, drop, epochs in [(10, 4, 1, False, 3), (10, 4, 2, True, 1.5), (3, 8, 1, False, 2)]:
+        folder = tmp_path / f"{rows}-{batch}-{accumulation}"
+        values = {
+            "per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation,
+            "dataloader_drop_last": drop, "num_train_epochs": epochs,
+        }  # fmt: skip
+        result, _ = train(folder, rows=rows, **values)
+        args = training_arguments({"output_dir": str(folder), "use_cpu": True, **values}, {})
+        assert result.steps == total_steps(args, rows)
+
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tiny"])
+
+
+def start(options: dict[str, Any]) -> Any:
+    process = SERVER.Process(target=tiny.run, args=(options,))
+    process.start()
+    return process
+
+
+def wait_for_steps(folder: Path, steps: int, process: Any) -> None:
+    """Wait until the process, after its start, has journalled ``steps`` lines, or has ended."""
+    journal = folder / "metrics.jsonl"
+    before = journal.stat().st_mtime_ns if journal.exists() else 0
+    start = None
+    while process.is_alive():
+        if journal.exists() and journal.stat().st_mtime_ns != before:
+            count = len(journal.read_bytes().splitlines())
+            start = count if start is None else start
+            if count - start >= steps:
+                return
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.slow)])
+def test_sigkill_then_the_same_command_gives_the_same_bits(tmp_path: Path, kills: int) -> None:
+    options: dict[str, Any] = {"num_train_epochs": 4 * kills, "save_steps": 1, "save_total_limit": 2}
+    _, whole = train(tmp_path / "whole", **options)
+    generator = random.Random(kills)
+    killed = {**options, "output_dir": str(tmp_path / "killed")}
+    for _ in range(kills):
+        process = start(killed)
+        wait_for_steps(tmp_path / "killed", generator.randint(1, 9), process)
+        time.sleep(generator.random() * 0.05)
+        process.kill()
+        process.join()
+    process = start(killed)
+    process.join()
+    assert process.exitcode == 0
+    weights = torch.load(tmp_path / "killed" / "final" / "tiny.pt", weights_only=True)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in whole.module.state_dict().items())
+    assert (tmp_path / "killed.log").read_text().count("going on from") >= 1
+
+
+def test_sigterm_saves_and_leaves(tmp_path: Path) -> None:
+    process = start({"num_train_epochs": 400, "save_steps": 10_000, "output_dir": str(tmp_path / "run")})
+    wait_for_steps(tmp_path / "run", 3, process)
+    process.terminate()
+    process.join()
+    assert process.exitcode != 0
+    assert "SIGTERM: saving after this step" in (tmp_path / "run.log").read_text()
+    newest = checkpoint.find(tmp_path / "run").newest
+    assert newest is not None
+    assert 3 <= checkpoint.step_of(newest) < 1200

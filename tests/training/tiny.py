@@ -1,0 +1,158 @@
+"""A family that is no family: bags of hashed characters, a dropout and two linear layers; trains in milliseconds.
+
+:func:`run` trains and saves: the body of a process that a test can kill.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finerank.batching.groups import GroupMaker
+from finerank.core.records import Group, Row
+from finerank.training.arguments import training_arguments
+from finerank.training.fit import Fit, choose_checkpoint, fit
+from finerank.training.losses import embedder_loss, reranker_loss
+
+BUCKETS = 64
+
+
+def bag(text: str) -> Tensor:
+    """Count character bigrams in hashed buckets: [BUCKETS]."""
+    counts = torch.zeros(BUCKETS)
+    for at in range(len(text) - 1):
+        counts[zlib.crc32(text[at : at + 2].encode()) % BUCKETS] += 1.0
+    return counts
+
+
+class ScorerModule(nn.Module):
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2 * BUCKETS, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 1, bias=False)
+        )
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        scores = self.layers(batch["pairs"]).squeeze(-1)
+        return {"scores": scores.view(-1, batch["group_size"])}
+
+
+class TinyScorer:
+    def __init__(self, dropout: float = 0.1, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.module = ScorerModule(dropout)
+
+    def collate(self, groups: Sequence[Group]) -> dict[str, Any]:
+        pairs = [torch.cat([bag(group.query), bag(text)]) for group in groups for text in group.passages]
+        return {"pairs": torch.stack(pairs), "group_size": len(groups[0].passages)}
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(self.module.state_dict(), folder / "tiny.pt")
+
+
+class TowerModule(nn.Module):
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(BUCKETS, 16), nn.Dropout(dropout))
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return {
+            side: nn.functional.normalize(self.layers(batch[f"{side}_bags"]), dim=-1)
+            for side in ("queries", "passages")
+        }
+
+
+class TinyEncoder(TinyScorer):
+    def __init__(self, dropout: float = 0.1, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.module = TowerModule(dropout)  # type: ignore[assignment]
+
+    def collate(self, groups: Sequence[Group]) -> dict[str, Any]:
+        passages = [text for group in groups for text in group.passages]
+        return {
+            "queries_bags": torch.stack([bag(group.query) for group in groups]),
+            "passages_bags": torch.stack([bag(text) for text in passages]),
+            "passage_ids": torch.tensor([zlib.crc32(text.encode()) for text in passages]),
+            "positive_ids": [
+                torch.tensor(sorted(zlib.crc32(text.encode()) for text in group.known_positives)) for group in groups
+            ],
+        }
+
+
+def make_rows(count: int, negatives: int = 3) -> list[Row]:
+    return [
+        Row(
+            f"query number {index}",
+            (f"passage {index} answers",),
+            tuple(f"text {index * 7 + other} other" for other in range(negatives)),
+        )
+        for index in range(count)
+    ]
+
+
+def train(
+    output_dir: Path | str,
+    *,
+    rows: int = 10,
+    family: type[TinyScorer] = TinyScorer,
+    evaluate: bool = False,
+    patience: int | None = None,
+    resume: bool = True,
+    dropout: float = 0.1,
+    **values: Any,
+) -> tuple[Fit, TinyScorer]:
+    """Train a tiny model; ``values`` are TrainingArguments."""
+    groups = GroupMaker(make_rows(rows), 3, seed=0)
+    model = family(dropout)
+    args = training_arguments(
+        {
+            "output_dir": str(output_dir),
+            "per_device_train_batch_size": 4,
+            "num_train_epochs": 3,
+            "learning_rate": 0.01,
+            "save_steps": 2,
+            "logging_steps": 1,
+            "seed": 0,
+            "use_cpu": True,
+            "report_to": "none",
+            "dataloader_pin_memory": False,
+            **({"eval_strategy": "steps", "metric_for_best_model": "margin"} if evaluate else {}),
+            **values,
+        },
+        {},
+    )
+    batch = model.collate([groups.group(0, index) for index in range(rows)])
+
+    def margin() -> dict[str, float]:
+        outputs = model.module(batch)
+        if "scores" not in outputs:
+            return {"margin": float((outputs["queries"] * outputs["passages"][::3]).sum())}
+        return {"margin": float((outputs["scores"][:, 0] - outputs["scores"][:, 1:].mean(dim=1)).mean())}
+
+    folder = Path(output_dir)
+    result = fit(
+        model,
+        groups,
+        reranker_loss if family is TinyScorer else embedder_loss(temperature=0.05),
+        args,
+        evaluator=margin if evaluate else None,
+        patience=patience,
+        resume_from=choose_checkpoint(folder, None) if resume else None,
+    )
+    return result, model
+
+
+def run(options: dict[str, Any]) -> None:
+    """Train in a process of its own: what it says goes to ``<output_dir>.log``, the weights to ``final/``."""
+    torch.set_num_threads(1)
+    folder = Path(options["output_dir"])
+    with folder.with_suffix(".log").open("a", buffering=1) as sys.stderr:
+        _, model = train(**options)
+        model.save(folder / "final")
