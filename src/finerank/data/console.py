@@ -30,13 +30,19 @@ def warn(text: str) -> None:
 
 @contextmanager
 def progress(total: int, label: str, unit: str = "texts") -> Iterator[Callable[[int], None]]:
-    """Give ``update(n)``: a bar with rate and time left on a terminal, else a line every few seconds."""
+    """Give ``update(n)``: a bar with rate and time left on a terminal, else a line every few seconds.
+
+    Args:
+        total: how many there are; 0 if that is not known.
+    """
     if not _is_main_process():
         yield lambda count: None
     elif sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(total=total, desc=label, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+        with tqdm(
+            total=total or None, desc=label, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True, leave=False
+        ) as bar:
             yield lambda count: _ignore(bar.update(count))
     else:
         lines = _Lines(total, label, unit)
@@ -87,12 +93,13 @@ class _Lines:
     def _line(self, now: float) -> None:
         elapsed = max(now - self.started, 1e-9)
         rate = self.done / elapsed
-        left = (self.total - self.done) / rate if rate and self.total > self.done else 0.0
-        share = f" ({self.done / self.total:.0%})" if self.total else ""
-        _write(
-            f"{self.label}: {self.done:,} of {self.total:,} {self.unit}{share}, {rate:,.1f} {self.unit}/s, "
-            f"{clock(elapsed)} gone, {clock(left)} left"
-        )
+        gone = f"{rate:,.1f} {self.unit}/s, {clock(elapsed)} gone"
+        if not self.total:
+            _write(f"{self.label}: {self.done:,} {self.unit}, {gone}")
+            return
+        left = max(self.total - self.done, 0) / rate if rate else 0.0
+        share = f"{self.done:,} of {self.total:,} {self.unit} ({self.done / self.total:.0%})"
+        _write(f"{self.label}: {share}, {gone}, {clock(left)} left")
 
 
 def clock(seconds: float) -> str:
