@@ -11,8 +11,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Embedder": "finerank.models.bi_encoder",
-    "Reranker": "finerank.models.cross_encoder",
+    "Embedder": "finerank.models.load",
+    "Reranker": "finerank.models.load",
     "UserError": "finerank.core.errors",
     "CheckOptions": "finerank.stages.check",
     "MineOptions": "finerank.stages.mine",

@@ -8,9 +8,10 @@ default. No abbreviations; an unknown name is an error that names the nearest on
 from __future__ import annotations
 
 import dataclasses
+import operator
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -21,6 +22,11 @@ from finerank.core.errors import UsageError, did_you_mean
 TRUE_WORDS = frozenset({"true", "yes", "y", "on", "1"})
 FALSE_WORDS = frozenset({"false", "no", "n", "off", "0"})
 NULL_WORDS = frozenset({"none", "null"})
+BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "ge": ("at least", operator.ge),
+    "gt": ("more than", operator.gt),
+    "le": ("at most", operator.le),
+}
 PARSER_FLAGS = ("config", "dump_config", "help")
 
 
@@ -34,6 +40,7 @@ def option(
     positional: bool = False,
     semantic: bool = True,
     metavar: str | None = None,
+    bare: str | None = None,
 ) -> Any:
     """Declare an option; without ``default`` it is required.
 
@@ -44,9 +51,11 @@ def option(
         semantic: whether it decides the bytes of the output (a device or a batch size does not); such options
             make two runs different runs.
         metavar: how the value is called in the help.
+        bare: the value of the flag typed without one.
     """
     metadata = {
         "help": help, "ge": ge, "gt": gt, "le": le, "positional": positional, "semantic": semantic, "metavar": metavar,
+        "bare": bare,
     }  # fmt: skip
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
@@ -186,13 +195,9 @@ def convert(item: Option, value: Any) -> Any:
 def check_bounds(item: Option, value: Any) -> Any:
     """Return ``value`` if it is within the declared bounds; raise UsageError if not."""
     for part in value if isinstance(value, list) else [value]:
-        for key, text, wrong in (
-            ("ge", "at least", lambda number, bound: number < bound),
-            ("gt", "more than", lambda number, bound: number <= bound),
-            ("le", "at most", lambda number, bound: number > bound),
-        ):
+        for key, (text, within) in BOUNDS.items():
             bound = item.metadata.get(key)
-            if bound is not None and part is not None and wrong(part, bound):
+            if bound is not None and part is not None and not within(part, bound):
                 raise UsageError(f"{item.flag} must be {text} {bound}, got {part}")
     return value
 
@@ -328,7 +333,9 @@ def _flag(
     if canonical is None:
         if extras is None:
             names = [*known, *(alias for alias, target in aliases_for(verb).items() if target in known), *PARSER_FLAGS]
-            raise UsageError(f"unknown flag {word} for {verb}{did_you_mean(name, names)}", hint=f"finerank {verb} --help")
+            raise UsageError(
+                f"unknown flag {word} for {verb}{did_you_mean(name, names)}", hint=f"finerank {verb} --help"
+            )
         extras[name] = _take(words, inline)
         return
     item = known[canonical]
@@ -342,6 +349,8 @@ def _flag(
         if not values:
             raise UsageError(f"{word} needs at least one value")
         _store(typed, item, values)
+    elif item.metadata.get("bare") is not None and not inline and (not words or _is_flag(words[0])):
+        typed[canonical] = item.metadata["bare"]
     else:
         typed[canonical] = _one(words, word)[0]
 

@@ -1,0 +1,63 @@
+"""Tokens to tensors: padded micro-batches of like length, and the batch of one optimizer step.
+
+A step's inputs are sorted by token count and cut into micro-batches; ``order`` puts the results back, so that the loss
+is computed once, over the whole step, and equals that of one padded batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from finerank.batching.packing import sorted_batches
+from finerank.batching.prompts import Tokens
+
+ID_SPACE = 2**62
+
+
+def pad(tokens: Sequence[Tokens], pad_id: int, *, left: bool = False, multiple: int = 1) -> dict[str, torch.Tensor]:
+    """Pad inputs to the longest of them.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` and, where the inputs have segment ids, ``token_type_ids``; each [N, L].
+    """
+    longest = max(len(item.ids) for item in tokens)
+    width = -(-longest // multiple) * multiple
+    rows = [_padded(item.ids, width, pad_id, left) for item in tokens]
+    mask = [_padded([1] * len(item.ids), width, 0, left) for item in tokens]
+    batch = {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(mask)}
+    if tokens[0].types is not None:
+        types = [_padded(item.types or [], width, 0, left) for item in tokens]
+        batch["token_type_ids"] = torch.tensor(types)
+    return batch
+
+
+def micro_batches(tokens: Sequence[Tokens], budget: int, pad_id: int, *, left: bool = False) -> dict[str, Any]:
+    """Sort a step's inputs by length and cut them into padded micro-batches.
+
+    Args:
+        budget: most tokens in a micro-batch.
+
+    Returns:
+        ``micro``: list of padded batches; ``order`` [N]: where input i's result stands in their concatenation.
+    """
+    batches = sorted_batches([len(item.ids) for item in tokens], budget)
+    placed = torch.tensor([position for batch in batches for position in batch])
+    return {
+        "micro": [pad([tokens[position] for position in batch], pad_id, left=left) for batch in batches],
+        "order": torch.argsort(placed),
+    }
+
+
+def text_ids(texts: Sequence[str], digests: Sequence[str]) -> torch.Tensor:
+    """Return one number per text [N]; equal numbers mean equal texts (by digest), whatever the process."""
+    if len(texts) != len(digests):
+        raise ValueError(f"{len(texts)} texts but {len(digests)} digests")
+    return torch.tensor([int(digest[:16], 16) % ID_SPACE for digest in digests])
+
+
+def _padded(values: list[int], width: int, filler: int, left: bool) -> list[int]:
+    gap = [filler] * (width - len(values))
+    return gap + values if left else values + gap

@@ -1,0 +1,112 @@
+"""Texts to tokens: one layout per family, the same for training, teaching, evaluation and serving.
+
+A prompt is put in front of a text; ``{}{}``-style formats place an instruction and a text. Truncation happens in
+tokens, special tokens included. The Rust tokenizer is used directly: it runs outside the GIL, and the truncation and
+padding that some published ``tokenizer.json`` carry (all-MiniLM-L6-v2: 128 and 128) are taken off first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from finerank.core.errors import UserError
+from finerank.core.protocols import Pair
+
+
+class Tokens(NamedTuple):
+    """One model input: token ids, and segment ids where the model knows them."""
+
+    ids: list[int]
+    types: list[int] | None = None
+
+
+def format_prompt(instruction: str | None, template: str = "{}{}") -> str:
+    """Turn an instruction and its ``{}{}`` template into what stands before the text.
+
+    >>> format_prompt("find: ", "{}{}"), format_prompt("Find it", "Instruct: {}\\nQuery: {}")
+    ('find: ', 'Instruct: Find it\\nQuery: ')
+
+    Raises:
+        UserError: if the template does not place the text last.
+    """
+    if not instruction:
+        return ""
+    filled = template.replace("\\n", "\n").replace("{}", instruction, 1)
+    if not filled.endswith("{}") or filled.count("{}") != 1:
+        raise UserError(f'an instruction format needs two {{}}, the text last, got "{template}"', hint='"{}{}"')
+    return filled[: -len("{}")]
+
+
+class Tokenizer:
+    """Tokenises texts and pairs for one model.
+
+    Args:
+        hf_tokenizer: the model's transformers tokenizer; must be a fast one.
+        with_types: whether the model takes segment ids.
+    """
+
+    def __init__(self, hf_tokenizer: Any, *, with_types: bool) -> None:
+        from tokenizers import Tokenizer as Rust
+
+        backend = getattr(hf_tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise UserError(
+                f"the tokenizer of this model ({type(hf_tokenizer).__name__}) has no fast version",
+                hint="save it once with transformers' AutoTokenizer(use_fast=True)",
+            )
+        self._state: str = backend.to_str()
+        self._rust = Rust.from_str(self._state)
+        self._rust.no_padding()
+        self._rust.no_truncation()
+        self.with_types = with_types
+        self.pad_id: int = hf_tokenizer.pad_token_id if hf_tokenizer.pad_token_id is not None else 0
+        self.pad_left: bool = hf_tokenizer.padding_side == "left"
+
+    @property
+    def state(self) -> str:
+        """The tokenizer's whole definition, for fingerprints."""
+        return self._state
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_rust"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from tokenizers import Tokenizer as Rust
+
+        self.__dict__.update(state)
+        self._rust = Rust.from_str(self._state)
+        self._rust.no_padding()
+        self._rust.no_truncation()
+
+    def texts(self, texts: Sequence[str], max_len: int) -> list[Tokens]:
+        """Tokenise texts, cut to ``max_len`` tokens."""
+        self._rust.enable_truncation(max_len)
+        return [self._tokens(encoding) for encoding in self._rust.encode_batch_fast(list(texts))]
+
+    def pairs(
+        self, pairs: Sequence[Pair], max_len: int, query_max_len: int | None = None, passage_max_len: int | None = None
+    ) -> list[Tokens]:
+        """Tokenise (query, passage) pairs.
+
+        The longer side is cut first until the pair fits ``max_len``; with ``query_max_len`` or ``passage_max_len``
+        each side is cut to its own length (special tokens not counted) before that.
+        """
+        if query_max_len is None and passage_max_len is None:
+            self._rust.enable_truncation(max_len, strategy="longest_first")
+            return [self._tokens(encoding) for encoding in self._rust.encode_batch_fast(list(pairs))]
+        queries = self._sides([query for query, _ in pairs], query_max_len)
+        passages = self._sides([passage for _, passage in pairs], passage_max_len)
+        self._rust.enable_truncation(max_len, strategy="longest_first")
+        return [self._tokens(self._rust.post_process(query, passage)) for query, passage in zip(queries, passages)]
+
+    def _sides(self, texts: list[str], max_len: int | None) -> list[Any]:
+        self._rust.no_truncation()
+        encodings = self._rust.encode_batch(texts, add_special_tokens=False)
+        for encoding in encodings:
+            if max_len is not None:
+                encoding.truncate(max_len)
+        return list(encodings)
+
+    def _tokens(self, encoding: Any) -> Tokens:
+        return Tokens(encoding.ids, encoding.type_ids if self.with_types else None)

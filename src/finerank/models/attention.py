@@ -1,0 +1,70 @@
+"""Attention for training on a CPU: two batched matrix products and a softmax, without attention dropout.
+
+torch's scaled-dot-product attention on a CPU has a slow backward pass, and attention dropout throws it onto its
+slowest path. This form was measured 1.3 to 1.4 times faster in a reranker's training step with bf16 autocast
+(benchmarks/README.md). Registered with transformers, so that any model that uses its attention registry can take it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+NAME = "finerank_bmm"
+
+
+def bmm_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend; query, key, value [N, H, L, D], additive mask [N, 1, L, L] -> [N, L, H, D]."""
+    scale = query.size(-1) ** -0.5 if scaling is None else scaling
+    weights = torch.matmul(query * scale, key.transpose(2, 3))
+    if attention_mask is not None:
+        weights = weights + attention_mask.to(weights.dtype)
+    # dtype= keeps autocast from widening the [N, H, L, L] weights to float32, the largest tensor of the layer.
+    weights = torch.softmax(weights, dim=-1, dtype=weights.dtype)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, bmm_attention)
+AttentionMaskInterface.register(NAME, eager_mask)
+
+
+def use_training_attention(model: Any, device: torch.device) -> bool:
+    """Switch ``model`` to the fast training attention where it helps (a CPU, no key/value sharing, no extras).
+
+    Returns:
+        Whether it was switched; models outside the attention registry keep their own.
+    """
+    config = model.config
+    plain = getattr(config, "num_key_value_heads", None) in (None, getattr(config, "num_attention_heads", None))
+    eligible = device.type == "cpu" and plain and getattr(model, "_supports_attention_backend", False)
+    if not eligible or config._attn_implementation != "sdpa" or getattr(config, "is_decoder", False):
+        return False
+    config._attn_implementation = NAME
+    return True
+
+
+def set_dropout(model: torch.nn.Module, hidden: float | None) -> None:
+    """Turn attention dropout off; set hidden dropout to ``hidden`` unless it is None.
+
+    Attention dropout costs more CPU time than all matrix products of a step together, and fine-tuning on a few
+    thousand groups does not miss it (benchmarks/README.md).
+    """
+    for module in model.modules():
+        attends = "Attention" in type(module).__name__
+        if attends and isinstance(getattr(module, "attention_dropout", None), float):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010 - a float on some attention classes only
+        for child in module.children():
+            if isinstance(child, torch.nn.Dropout):
+                child.p = 0.0 if attends else (child.p if hidden is None else hidden)

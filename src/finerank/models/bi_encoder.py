@@ -1,0 +1,235 @@
+"""Bi-encoders: texts to vectors, loaded and saved as sentence-transformers models.
+
+Pooling, normalisation, prompts and lengths come from the model's own files unless asked otherwise. The transformer
+runs in ``--dtype``; pooling and everything after it runs in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+from finerank.batching.collate import micro_batches
+from finerank.batching.prompts import Tokenizer
+from finerank.core.protocols import Progress, Side
+from finerank.core.records import Group
+from finerank.models import attention, engine
+from finerank.models.load import bounded_length, load_quietly, quiet, weights_digest
+
+SIDES: tuple[Side, Side] = ("query", "passage")
+PROMPT_KEYS = {"query": ("query",), "passage": ("document", "passage")}
+POOLING_NAMES = {"last_token": "lasttoken", "last": "lasttoken", "lasttoken": "lasttoken", "cls": "cls", "mean": "mean"}
+TRAINING_TOKENS = 4096
+
+
+class TowerModule(torch.nn.Module):
+    """One tower for queries and passages; ``forward`` runs a whole step's micro-batches."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def embed(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return float32 embeddings [n, D] of a padded batch."""
+        transformer, *rest = self.model
+        output = transformer(dict(features))
+        with torch.autocast(output["token_embeddings"].device.type, enabled=False):
+            output["token_embeddings"] = output["token_embeddings"].float()
+            for module in rest:
+                output = module(output)
+            embeddings: torch.Tensor = output["sentence_embedding"]
+        return embeddings
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return ``queries`` [B, D] and ``passages`` [B * G, D] of one step."""
+        embeddings = torch.cat([self.embed(micro) for micro in batch["micro"]])[batch["order"]]
+        return {"queries": embeddings[: batch["size"]], "passages": embeddings[batch["size"] :]}
+
+
+class BiEncoder:
+    """An Encoder, and a Trainable (see ``core.protocols``)."""
+
+    def __init__(
+        self, model: SentenceTransformer, name: str, device: torch.device, prompts: dict[Side, str],
+        max_lens: dict[Side, int],
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.device = device
+        self.prompts = prompts
+        self.max_lens = max_lens
+        self.module = TowerModule(model)
+        self.tokenizer = Tokenizer(model.tokenizer, with_types="token_type_ids" in model.tokenizer.model_input_names)
+        self._fingerprints: dict[Side, str] = {}
+
+    @classmethod
+    def load(
+        cls, name: str, *, device: torch.device, dtype: torch.dtype, query_prompt: str | None = None,
+        passage_prompt: str | None = None, pooling: str | None = None, normalize: bool | None = None,
+        query_max_len: int | None = None, passage_max_len: int | None = None, cache_dir: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> BiEncoder:  # fmt: skip
+        """Load a folder or a hub name; see ``models.load.load_encoder``."""
+        model = load_quietly(
+            name,
+            lambda: SentenceTransformer(
+                name, device=str(device), cache_folder=cache_dir, trust_remote_code=trust_remote_code,
+                model_kwargs={"dtype": torch.float32},
+            ),
+        )  # fmt: skip
+        _set_pooling(model, pooling)
+        _set_normalize(model, normalize)
+        transformer = model[0]
+        transformer.to(dtype)
+        asked: dict[Side, int | None] = {"query": query_max_len, "passage": passage_max_len}
+        own = {
+            "query": getattr(transformer, "query_length", None),
+            "passage": getattr(transformer, "document_length", None),
+        }
+        lengths: dict[Side, int] = {
+            side: bounded_length(
+                asked[side], own[side] or model.max_seq_length, transformer.model.config, f"{side} length"
+            )
+            for side in SIDES
+        }
+        given: dict[Side, str | None] = {"query": query_prompt, "passage": passage_prompt}
+        prompts: dict[Side, str] = {
+            side: _own_prompt(model, side) if given[side] is None else given[side] or "" for side in SIDES
+        }
+        model.eval()
+        return cls(model, name, device, prompts, lengths)
+
+    @property
+    def model(self) -> SentenceTransformer:
+        """The sentence-transformers model that is loaded, trained and saved."""
+        return self.module.model
+
+    @property
+    def dimension(self) -> int:
+        """Length D of a vector."""
+        return int(self.model.get_embedding_dimension())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the transformer's weights."""
+        dtype: torch.dtype = next(self.model[0].parameters()).dtype
+        return dtype
+
+    def fingerprint(self, side: Side) -> str:
+        """Digest of all that decides a vector of this side."""
+        if side not in self._fingerprints:
+            recipe = f"{self.prompts[side]}\x00{self.max_lens[side]}\x00{self.device.type}\x00{list(self.model)[1:]}"
+            self._fingerprints[side] = weights_digest(self.model, recipe, self.tokenizer.state)
+        return self._fingerprints[side]
+
+    def encode(self, texts: Sequence[str], side: Side, progress: Progress | None = None) -> NDArray[np.float32]:
+        """Return vectors [N, D] in the order of ``texts``; each distinct text is computed once."""
+        unique, index = engine.distinct(texts)
+        was_training = self.module.training
+        self.module.eval()
+        vectors = engine.run(
+            unique,
+            lambda part: self.tokens(part, side),
+            lambda batch: self.module.embed(self._with_prompt_length(batch, side)),
+            device=self.device,
+            pad_id=self.tokenizer.pad_id,
+            pad_left=self.tokenizer.pad_left,
+            width=self.dimension,
+            progress=progress,
+        )
+        self.module.train(was_training)
+        if progress is not None and len(unique) < len(texts):
+            progress(len(texts) - len(unique))
+        return vectors if len(unique) == len(texts) else vectors[index]
+
+    def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
+        """Return query vectors [N, D]."""
+        return self.encode(queries, "query")
+
+    def encode_passages(self, passages: Sequence[str]) -> NDArray[np.float32]:
+        """Return passage vectors [N, D]."""
+        return self.encode(passages, "passage")
+
+    def tokens(self, texts: Sequence[str], side: Side) -> list[Any]:
+        """Tokenise with the side's prompt, cut to its length."""
+        prompt = self.prompts[side]
+        return self.tokenizer.texts([prompt + text for text in texts] if prompt else texts, self.max_lens[side])
+
+    def collate(self, groups: Sequence[Group]) -> dict[str, Any]:
+        """Return one step: queries first, then each group's passages, in token-sorted micro-batches."""
+        queries = self.tokens([group.query for group in groups], "query")
+        passages = self.tokens([text for group in groups for text in group.passages], "passage")
+        step = micro_batches(
+            [*queries, *passages], TRAINING_TOKENS, self.tokenizer.pad_id, left=self.tokenizer.pad_left
+        )
+        return step | {"size": len(groups), "group_size": len(groups[0].passages)}
+
+    def prepare_for_training(self, dropout: float | None) -> None:
+        """Switch to training attention and set dropout (``attention.set_dropout``)."""
+        attention.use_training_attention(self.model[0].model, self.device)
+        attention.set_dropout(self.model, dropout)
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that sentence-transformers loads unchanged, prompts and lengths included."""
+        self.model.prompts = {"query": self.prompts["query"], "document": self.prompts["passage"]}
+        self.model.max_seq_length = max(self.max_lens.values())
+        transformer = self.model[0]
+        transformer.query_length, transformer.document_length = self.max_lens["query"], self.max_lens["passage"]
+        backend = self.model.tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        with quiet():
+            self.model.save_pretrained(str(folder), create_model_card=False)
+
+    def describe(self) -> dict[str, object]:
+        """Return the facts of a start banner."""
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return {
+            "model": self.name,
+            "parameters": f"{parameters / 1e6:,.1f} M",
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "lengths": f"query {self.max_lens['query']}, passage {self.max_lens['passage']} tokens",
+        }
+
+    def _with_prompt_length(self, batch: dict[str, torch.Tensor], side: Side) -> dict[str, Any]:
+        """Tell a pooling that leaves the prompt out how long it is (special token in front counted)."""
+        pooling = next((module for module in self.model if isinstance(module, Pooling)), None)
+        if pooling is None or pooling.include_prompt or not self.prompts[side]:
+            return batch
+        length = len(self.tokenizer.texts([self.prompts[side]], self.max_lens[side])[0].ids) - 1
+        return batch | {"prompt_length": length}
+
+
+def _own_prompt(model: SentenceTransformer, side: Side) -> str:
+    keys = [*PROMPT_KEYS[side], *([model.default_prompt_name] if model.default_prompt_name else [])]
+    return next((str(model.prompts[key]) for key in keys if model.prompts.get(key)), "")
+
+
+def _set_pooling(model: SentenceTransformer, pooling: str | None) -> None:
+    from finerank.core.errors import UsageError, did_you_mean
+
+    if pooling is None:
+        return
+    if pooling not in POOLING_NAMES:
+        raise UsageError(
+            f'unknown pooling "{pooling}"{did_you_mean(pooling, POOLING_NAMES)}', hint="cls, mean or last_token"
+        )
+    place = next((index for index, module in enumerate(model) if isinstance(module, Pooling)), None)
+    if place is not None:
+        model[place] = Pooling(model[place].embedding_dimension, POOLING_NAMES[pooling])
+
+
+def _set_normalize(model: SentenceTransformer, normalize: bool | None) -> None:
+    places = [name for name, module in model.named_children() if isinstance(module, Normalize)]
+    if normalize and not places:
+        model.append(Normalize())
+    if normalize is False:
+        for name in reversed(places):
+            del model[int(name)]

@@ -1,0 +1,209 @@
+"""Cross-encoders: query-passage pairs to scores, loaded and saved as sequence-classification models.
+
+The pair is cut longest side first to ``max_len`` tokens; with ``query_max_len`` or ``passage_max_len`` each side is cut
+to its own length before. The transformer runs in ``--dtype``; its head runs in float32, so that close scores stay apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import CrossEncoder as StCrossEncoder
+
+from finerank.batching.collate import micro_batches
+from finerank.batching.prompts import Tokenizer
+from finerank.core.errors import UserError
+from finerank.core.protocols import Pair, Progress
+from finerank.core.records import Group
+from finerank.core.seeding import DEFAULT_SEED, stream_seed
+from finerank.models import attention, engine
+from finerank.models.load import SCORING_HEADS, bounded_length, load_quietly, quiet, read_json, weights_digest
+
+DEFAULT_MAX_LEN = 512
+TRAINING_TOKENS = 4096
+
+
+class ScoringModule(torch.nn.Module):
+    """A sequence-classification model with one label; ``forward`` runs a whole step's micro-batches."""
+
+    def __init__(self, model: StCrossEncoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def logits(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return float32 logits [n] of a padded batch."""
+        logits: torch.Tensor = self.model[0].model(**features).logits
+        return logits.float().squeeze(-1)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return ``scores`` [B, G] of one step."""
+        scores = torch.cat([self.logits(micro) for micro in batch["micro"]])[batch["order"]]
+        return {"scores": scores.view(batch["size"], batch["group_size"])}
+
+
+class CrossEncoder:
+    """A Scorer, and a Trainable (see ``core.protocols``)."""
+
+    def __init__(
+        self, model: StCrossEncoder, name: str, device: torch.device, max_len: int,
+        query_max_len: int | None = None, passage_max_len: int | None = None,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.device = device
+        self.max_len = max_len
+        self.query_max_len = query_max_len
+        self.passage_max_len = passage_max_len
+        self.module = ScoringModule(model)
+        self.tokenizer = Tokenizer(model.tokenizer, with_types="token_type_ids" in model.tokenizer.model_input_names)
+        self._fingerprint = ""
+
+    @classmethod
+    def load(
+        cls, name: str, *, device: torch.device, dtype: torch.dtype, max_len: int | None = None,
+        query_max_len: int | None = None, passage_max_len: int | None = None, new_head: bool = False,
+        seed: int = DEFAULT_SEED, cache_dir: str | None = None, trust_remote_code: bool = False,
+    ) -> CrossEncoder:  # fmt: skip
+        """Load a folder or a hub name.
+
+        Args:
+            new_head: give a model without a scoring head a new one (for training), drawn from ``seed``.
+
+        Raises:
+            UserError: if there is no such model, it has no scoring head, or more than one label.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(seed, "head"))
+            model = load_quietly(
+                name,
+                lambda: StCrossEncoder(
+                    name, device=str(device), cache_folder=cache_dir, trust_remote_code=trust_remote_code,
+                    model_kwargs={"dtype": torch.float32}, num_labels=1 if _headless(name, cache_dir) else None,
+                ),
+            )  # fmt: skip
+        _check_head(name, model, new_head, cache_dir)
+        transformer = model[0].model
+        asked = max_len or (query_max_len + passage_max_len + 3 if query_max_len and passage_max_len else None)
+        own = model.tokenizer.model_max_length if not _headless(name, cache_dir) else None
+        length = bounded_length(asked, own or DEFAULT_MAX_LEN, transformer.config, "max length")
+        _half_backbone(transformer, dtype)
+        model.eval()
+        return cls(model, name, device, length, query_max_len, passage_max_len)
+
+    @property
+    def model(self) -> StCrossEncoder:
+        """The sentence-transformers model that is loaded, trained and saved."""
+        return self.module.model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the transformer's weights (its head is float32)."""
+        dtype: torch.dtype = next(self.model[0].model.parameters()).dtype
+        return dtype
+
+    def fingerprint(self) -> str:
+        """Digest of all that decides a score."""
+        if not self._fingerprint:
+            recipe = f"{self.max_len}\x00{self.query_max_len}\x00{self.passage_max_len}\x00{self.device.type}"
+            self._fingerprint = weights_digest(self.module, recipe, self.tokenizer.state)
+        return self._fingerprint
+
+    def score(self, pairs: Sequence[Pair], progress: Progress | None = None) -> NDArray[np.float32]:
+        """Return logits [N] in the order of ``pairs``; each distinct pair is computed once."""
+        unique, index = engine.distinct([(query, passage) for query, passage in pairs])
+        was_training = self.module.training
+        self.module.eval()
+        scores = engine.run(
+            unique,
+            self.tokens,
+            self.module.logits,
+            device=self.device,
+            pad_id=self.tokenizer.pad_id,
+            pad_left=self.tokenizer.pad_left,
+            progress=progress,
+        )
+        self.module.train(was_training)
+        if progress is not None and len(unique) < len(pairs):
+            progress(len(pairs) - len(unique))
+        return scores if len(unique) == len(pairs) else scores[index]
+
+    def rank(self, query: str, passages: Sequence[str], top_k: int | None = None) -> list[tuple[int, float]]:
+        """Return (position, sigmoid of the score) of the passages, best first; equal scores keep their order."""
+        logits = self.score([(query, passage) for passage in passages])
+        scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        order = np.argsort(-logits, kind="stable")[:top_k]
+        return [(int(position), float(scores[position])) for position in order]
+
+    def tokens(self, pairs: Sequence[Pair]) -> list[Any]:
+        """Tokenise pairs, cut to the model's lengths."""
+        return self.tokenizer.pairs(pairs, self.max_len, self.query_max_len, self.passage_max_len)
+
+    def collate(self, groups: Sequence[Group]) -> dict[str, Any]:
+        """Return one step: all pairs of all groups, in token-sorted micro-batches."""
+        tokens = self.tokens([(group.query, passage) for group in groups for passage in group.passages])
+        step = micro_batches(tokens, TRAINING_TOKENS, self.tokenizer.pad_id, left=self.tokenizer.pad_left)
+        return step | {"size": len(groups), "group_size": len(groups[0].passages)}
+
+    def prepare_for_training(self, dropout: float | None) -> None:
+        """Switch to training attention and set dropout (``attention.set_dropout``)."""
+        attention.use_training_attention(self.model[0].model, self.device)
+        attention.set_dropout(self.model, dropout)
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that sentence-transformers and AutoModelForSequenceClassification load unchanged."""
+        self.model.tokenizer.model_max_length = self.max_len
+        backend = self.model.tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        with quiet():
+            self.model.save_pretrained(str(folder), create_model_card=False)
+
+    def describe(self) -> dict[str, object]:
+        """Return the facts of a start banner."""
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        sides = [f"query {self.query_max_len}" if self.query_max_len else "",
+                 f"passage {self.passage_max_len}" if self.passage_max_len else ""]  # fmt: skip
+        return {
+            "model": self.name,
+            "parameters": f"{parameters / 1e6:,.1f} M",
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "lengths": ", ".join(filter(None, [f"pair {self.max_len}", *sides])) + " tokens",
+        }
+
+
+def _headless(name: str, cache_dir: str | None) -> bool:
+    architectures = read_json(name, "config.json", cache_dir).get("architectures") or []
+    return not any(item.endswith(SCORING_HEADS) for item in architectures)
+
+
+def _check_head(name: str, model: StCrossEncoder, new_head: bool, cache_dir: str | None) -> None:
+    labels = getattr(model[0].model.config, "num_labels", None)
+    if labels != 1:
+        raise UserError(f"{name} gives {labels} labels a pair; a reranker gives one")
+    if _headless(name, cache_dir) and not new_head:
+        raise UserError(
+            f"{name} is not a reranker: it has no trained scoring head",
+            hint=f"finerank train reranker --model_name_or_path {name} --train_data ROWS.jsonl",
+        )
+
+
+def _half_backbone(model: Any, dtype: torch.dtype) -> None:
+    """Run the transformer in ``dtype`` and what stands on it in float32."""
+    if dtype == torch.float32:
+        return
+    model.to(dtype)
+    backbone = getattr(model, model.base_model_prefix)
+    heads = [child for child in model.children() if child is not backbone]
+    for head in [*heads, getattr(backbone, "pooler", None)]:
+        if head is not None:
+            head.float()
+            head.register_forward_pre_hook(_to_float32)
+
+
+def _to_float32(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(item.float() if isinstance(item, torch.Tensor) else item for item in inputs)

@@ -1,0 +1,101 @@
+"""The inference engine: token-sorted windows, token-budgeted batches, tokenising ahead in a thread.
+
+A window of inputs is tokenised while the one before is computed, sorted by token count, cut into batches by token
+budget, and its results are put back in the order of the input. Batches depend on the inputs alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finerank.batching.collate import pad
+from finerank.batching.packing import sorted_batches
+from finerank.batching.prompts import Tokens
+from finerank.core.protocols import Progress
+
+Item = TypeVar("Item")
+Tokenise = Callable[[Sequence[Item]], list[Tokens]]
+Forward = Callable[[dict[str, torch.Tensor]], torch.Tensor]
+
+WINDOW = 8192
+CPU_TOKENS = 4096
+CUDA_TOKENS = 65536
+
+
+def run(
+    items: Sequence[Item],
+    tokenise: Tokenise[Item],
+    forward: Forward,
+    *,
+    device: torch.device,
+    pad_id: int,
+    pad_left: bool = False,
+    width: int | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Compute ``forward`` over all items; returns float32 [N] or, with ``width``, [N, width].
+
+    Args:
+        tokenise: items -> tokens; called in a thread, one window ahead.
+        forward: a padded batch on ``device`` -> [n] or [n, width].
+    """
+    results = np.empty((len(items),) if width is None else (len(items), width), dtype=np.float32)
+    with torch.inference_mode():
+        for start, tokens in _tokenised_ahead(items, tokenise):
+            for batch in sorted_batches([len(item.ids) for item in tokens], token_budget(device)):
+                chosen = [tokens[position] for position in batch]
+                output = _with_back_off(chosen, forward, device, pad_id, pad_left)
+                results[[start + position for position in batch]] = output.float().cpu().numpy()
+                if progress is not None:
+                    progress(len(batch))
+    return results
+
+
+def token_budget(device: torch.device) -> int:
+    """Return the most tokens of a batch: what stays near the caches of a CPU, what fills a GPU."""
+    return CUDA_TOKENS if device.type == "cuda" else CPU_TOKENS
+
+
+def _tokenised_ahead(items: Sequence[Item], tokenise: Tokenise[Item]) -> Iterator[tuple[int, list[Tokens]]]:
+    starts = range(0, len(items), WINDOW)
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        pending = None
+        for start in starts:
+            current = pending or ahead.submit(tokenise, items[start : start + WINDOW])
+            following = start + WINDOW
+            pending = ahead.submit(tokenise, items[following : following + WINDOW]) if following < len(items) else None
+            yield start, current.result()
+
+
+def _with_back_off(
+    tokens: list[Tokens], forward: Forward, device: torch.device, pad_id: int, pad_left: bool
+) -> torch.Tensor:
+    """Run one batch; on a real out-of-memory only, run its halves."""
+    try:
+        return forward(batch_on(tokens, device, pad_id, pad_left))
+    except torch.OutOfMemoryError:
+        if len(tokens) == 1:
+            raise
+    torch.cuda.empty_cache()
+    middle = len(tokens) // 2
+    halves = (tokens[:middle], tokens[middle:])
+    return torch.cat([_with_back_off(half, forward, device, pad_id, pad_left) for half in halves])
+
+
+def batch_on(tokens: list[Tokens], device: torch.device, pad_id: int, pad_left: bool) -> dict[str, Any]:
+    """Pad a batch and move it to ``device`` (widths in multiples of 8 where tensor cores like them)."""
+    batch = pad(tokens, pad_id, left=pad_left, multiple=8 if device.type == "cuda" else 1)
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def distinct(items: Sequence[Item]) -> tuple[list[Item], NDArray[np.int64]]:
+    """Return the distinct items in first-seen order and, for each item, its place among them [N]."""
+    places: dict[Item, int] = {}
+    index = np.fromiter((places.setdefault(item, len(places)) for item in items), dtype=np.int64, count=len(items))
+    return list(places), index

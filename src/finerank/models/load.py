@@ -1,0 +1,243 @@
+"""Name to family to model: what the name stands for, where it runs, in which number format."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from hashlib import blake2b
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from finerank.core.errors import UserError
+from finerank.data import console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from finerank.models.bi_encoder import BiEncoder
+    from finerank.models.cross_encoder import CrossEncoder
+
+FAMILIES = {
+    "bi_encoder": "finerank.models.bi_encoder:BiEncoder",
+    "cross_encoder": "finerank.models.cross_encoder:CrossEncoder",
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SCORING_HEADS = ("ForSequenceClassification",)
+ROPE_OR_UNBOUNDED = 10**6
+
+
+def load_encoder(name: str, *, device: str = "auto", dtype: str = "auto", **options: Any) -> BiEncoder:
+    """Load an embedder for inference.
+
+    Args:
+        name: a local folder or a hub name.
+        device: auto, cpu, cuda, cuda:N, mps.
+        dtype: auto, float32, bfloat16, float16; auto is bfloat16 where the hardware multiplies it fast.
+        options: ``query_prompt``, ``passage_prompt``, ``pooling``, ``normalize``, ``query_max_len``,
+            ``passage_max_len``, ``cache_dir``, ``trust_remote_code``; None means the model's own.
+
+    Raises:
+        UserError: if there is no such model, or it cannot be loaded.
+    """
+    place = resolve_device(device)
+    model: BiEncoder = _family("bi_encoder").load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
+    return model
+
+
+def load_scorer(name: str, *, device: str = "auto", dtype: str = "auto", **options: Any) -> CrossEncoder:
+    """Load a reranker for inference; options: ``max_len``, ``query_max_len``, ``passage_max_len`` and as above."""
+    place = resolve_device(device)
+    family = _family("cross_encoder")
+    model: CrossEncoder = family.load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
+    return model
+
+
+def Embedder(name: str, **options: Any) -> BiEncoder:
+    """Open an embedder: ``Embedder("my-model").encode_queries([...])``; options as ``load_encoder``."""
+    return load_encoder(name, **options)
+
+
+def Reranker(name: str, **options: Any) -> CrossEncoder:
+    """Open a reranker: ``Reranker("my-model").rank(query, passages, top_k=5)``; options as ``load_scorer``."""
+    return load_scorer(name, **options)
+
+
+def trainable_encoder(name: str, *, device: str = "auto", dropout: float | None = None, **options: Any) -> BiEncoder:
+    """Load an embedder for training: float32 weights, training attention, ``temperature`` left to the loss."""
+    place = resolve_device(device)
+    model: BiEncoder = _family("bi_encoder").load(name, device=place, dtype=torch.float32, **options)
+    model.prepare_for_training(dropout)
+    return model
+
+
+def trainable_scorer(name: str, *, device: str = "auto", dropout: float | None = None, **options: Any) -> CrossEncoder:
+    """Load a reranker for training; a base embedder or plain encoder gets a new head (seeded by ``seed``)."""
+    place = resolve_device(device)
+    family = _family("cross_encoder")
+    model: CrossEncoder = family.load(name, device=place, dtype=torch.float32, new_head=True, **options)
+    model.prepare_for_training(dropout)
+    return model
+
+
+def family_of(name: str, cache_dir: str | None = None) -> str:
+    """Say whether ``name`` is a ``bi_encoder`` or a ``cross_encoder``, from its own config files."""
+    config = read_json(name, "config_sentence_transformers.json", cache_dir)
+    if config.get("model_type") in ("CrossEncoder", "SentenceTransformer"):
+        return "cross_encoder" if config["model_type"] == "CrossEncoder" else "bi_encoder"
+    architectures = read_json(name, "config.json", cache_dir).get("architectures") or []
+    return "cross_encoder" if any(item.endswith(SCORING_HEADS) for item in architectures) else "bi_encoder"
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``--device`` into a device; ``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: if the device is not on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f'unknown --device "{name}"', hint="auto, cpu, cuda, cuda:0 or mps") from None
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if not available.get(device.type, True):
+        raise UserError(f"--device {name}: there is no {device.type} device here", hint="--device auto")
+    return device
+
+
+def resolve_dtype(device: torch.device, name: str) -> torch.dtype:
+    """Turn ``--dtype`` into a dtype; float16 on a CPU becomes what the CPU can do, and that is said."""
+    fast = torch.bfloat16 if multiplies_bfloat16_fast(device) else torch.float32
+    if name == "auto":
+        return fast
+    if name == "float16" and device.type == "cpu":
+        console.say(f"note: float16 is not computed on a CPU; using {str(fast).removeprefix('torch.')}")
+        return fast
+    return DTYPES[name]
+
+
+def multiplies_bfloat16_fast(device: torch.device) -> bool:
+    """Say whether bfloat16 is faster than float32: CUDA capability 8.0 and up, a CPU with AMX or AVX512-BF16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    if not capabilities and Path("/proc/cpuinfo").exists():
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("flags", 1)[-1].split("\n", 1)[0].split()
+        return bool({"amx_bf16", "avx512_bf16"} & set(flags))
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def load_quietly(name: str, build: Callable[[], Any]) -> Any:
+    """Call a library's loader; turn a missing or broken model into one sentence, keep its chatter away.
+
+    Raises:
+        UserError: saying what was looked for and where.
+    """
+    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise UserError(f"model {name} not found: there is no such folder", hint=near_folder(name))
+    try:
+        with quiet():
+            return build()
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        cause = " ".join(str(error).split())[:300]
+        if Path(name).exists():
+            raise UserError(f"model {name} cannot be loaded: {cause}") from error
+        raise UserError(
+            f"model {name} not found: looked for a folder {Path(name).absolute()} and for {name} on the hub ({cause})",
+            hint="give a local folder, or check the name and the connection to the hub",
+        ) from error
+
+
+def near_folder(name: str) -> str | None:
+    """Return a hint with the model folders beside the missing one, if there are any."""
+    parent = Path(name).expanduser().absolute().parent
+    beside = sorted(item.parent.name for item in parent.glob("*/config.json")) if parent.is_dir() else []
+    return f"model folders in {parent}: {', '.join(beside[:8])}" if beside else None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence loading bars and reports of transformers; they are about files, not about the user's work."""
+    from transformers.utils import logging as hf_logging
+
+    bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    others = {item: logging.getLogger(item).level for item in ("sentence_transformers", "huggingface_hub")}
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    for item in others:
+        logging.getLogger(item).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if bars:
+            hf_logging.enable_progress_bar()
+        hf_logging.set_verbosity(level)
+        for item, value in others.items():
+            logging.getLogger(item).setLevel(value)
+
+
+def read_json(name: str, filename: str, cache_dir: str | None = None) -> dict[str, Any]:
+    """Return one JSON file of a model, from its folder or the hub's cache; an empty dict if it has none."""
+    path = Path(name) / filename
+    if not path.exists() and not Path(name).exists():
+        from transformers.utils import cached_file
+
+        with quiet():
+            found = cached_file(
+                name,
+                filename,
+                cache_dir=cache_dir,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+                _raise_exceptions_for_gated_repo=False,
+            )
+        path = Path(found) if found else path
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def length_limit(config: Any) -> int:
+    """Return the most tokens that a model has positions for."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not positions or positions < 0:
+        return ROPE_OR_UNBOUNDED
+    # RoBERTa's family counts positions from its padding id + 1.
+    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+    return int(positions) - offset
+
+
+def bounded_length(asked: int | None, own: int | None, config: Any, flag: str) -> int:
+    """Choose a length in tokens: what was asked, else the model's own; never beyond its positions (said aloud)."""
+    limit = length_limit(config)
+    wanted = asked or (own if own and own < ROPE_OR_UNBOUNDED else min(limit, 512))
+    if wanted > limit and asked:
+        console.warn(f"{flag} {asked} is more than the {limit} positions of the model; using {limit}")
+    return min(wanted, limit)
+
+
+def weights_digest(module: torch.nn.Module, *parts: str) -> str:
+    """Return a digest of a module's weights (names, dtypes, bytes) and of ``parts``."""
+    digest = blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part.encode())
+        digest.update(b"\x00")
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _family(name: str) -> Any:
+    module, _, attribute = FAMILIES[name].partition(":")
+    return getattr(import_module(module), attribute)

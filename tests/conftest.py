@@ -1,0 +1,86 @@
+"""Tiny seeded models, built once per session: two layers, words of a small vocabulary, no download."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+WORDS = (
+    "a an and are as at be by can cat code dog each file find fish for from get give given has have how in is it list "
+    "make name new not number of on one open or path read remove return right search sort string text that the them "
+    "this to tree two up use value was what when where which with word write zero red blue green"
+).split()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_shared_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["FINERANK_CACHE"] = str(tmp_path_factory.mktemp("finerank_cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A WordPiece tokenizer over WORDS and single characters, with BERT's special tokens."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), *WORDS]
+    vocabulary = {token: place for place, token in enumerate(dict.fromkeys(tokens))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
+
+
+def build_bert(folder: Path, tokenizer_file: Path, *, labels: int | None = None, seed: int = 0) -> Path:
+    """Write a tiny BERT: a plain encoder, or a sequence-classification model with ``labels``."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(tokenizer_file), pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]", model_max_length=64,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )  # fmt: skip
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=64, num_labels=labels or 2, initializer_range=0.2,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertModel(config) if labels is None else BertForSequenceClassification(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_file: Path) -> str:
+    """Folder of a tiny embedder in sentence-transformers' format: mean pooling, normalised."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    plain = build_bert(tmp_path_factory.mktemp("plain"), tiny_tokenizer_file)
+    transformer = Transformer(str(plain))
+    model = SentenceTransformer(modules=[transformer, Pooling(32, "mean"), Normalize()], device="cpu")
+    model.max_seq_length = 48
+    folder = tmp_path_factory.mktemp("tiny_encoder")
+    model.save_pretrained(str(folder), create_model_card=False)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_reranker(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_file: Path) -> str:
+    """Folder of a tiny sequence-classification reranker with one label."""
+    return str(build_bert(tmp_path_factory.mktemp("tiny_reranker"), tiny_tokenizer_file, labels=1, seed=1))
