@@ -46,7 +46,8 @@ def steps(differences: Sequence[float], label: str) -> str:
         f'<svg class="chart" viewBox="0 0 {STEP_WIDTH} {STEP_HEIGHT}" role="img" aria-label="{escape(label)}">'
         f'<path class="gain" d="{up}"/><path class="loss" d="{down}"/>'
         f'<line class="axis" x1="0" x2="{STEP_WIDTH}" y1="{middle}" y2="{middle}"/>'
-        f'<text x="{STEP_WIDTH - 4}" y="14" text-anchor="end">+{bound:.2f}</text><text x="4" y="{STEP_HEIGHT - 4}">−{bound:.2f}</text></svg>'
+        f'<text x="{STEP_WIDTH - 4}" y="14" text-anchor="end">+{bound:.2f}</text>'
+        f'<text x="4" y="{STEP_HEIGHT - 4}">−{bound:.2f}</text></svg>'
     )
 
 

@@ -171,6 +171,32 @@ def load_fusion(folder: str | Path) -> Fusion | None:
     )
 
 
+def stored_or_given(
+    model: str, method: str, weight: float | None, first: str = "", notes: list[str] | None = None
+) -> Fusion:
+    """Return the fusion to use: the weight that was given, else the one stored with the model.
+
+    Args:
+        first: name of the first stage; a stored weight that was chosen over another one is said in ``notes``.
+
+    Raises:
+        UserError: if neither is there (reciprocal ranks then count both sides the same).
+    """
+    if weight is not None:
+        return Fusion(method, weight, first_stage=first)
+    stored = load_fusion(model)
+    if stored is not None and stored.fusion == method:
+        if stored.first_stage and first and stored.first_stage != first and notes is not None:
+            notes.append(f"The stored weight {stored.weight:g} was chosen over {stored.first_stage}, not {first}.")
+        return stored
+    if method == "rrf":
+        return Fusion("rrf", DEFAULT_WEIGHT, first_stage=first)
+    raise UserError(
+        f"no {method} weight is stored with {model}",
+        hint="--fusion_weight 1.0 gives one, finerank evaluate --dev_split dev chooses one",
+    )
+
+
 def _ranks(scores: Sequence[float]) -> NDArray[np.float64]:
     values = np.asarray(scores, dtype=np.float64)
     return np.asarray(1.0 + (values[None, :] > values[:, None]).sum(axis=1), dtype=np.float64)

@@ -1,0 +1,86 @@
+"""What training watches: a few ranking figures of the model as it is now, on rows or judged sets held out.
+
+Each function returns a callable without arguments, to be called again and again while the model changes. Nothing is
+cached between two calls but what does not depend on the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from finerank.batching.groups import GroupMaker
+from finerank.core.protocols import Encoder, Scorer
+from finerank.core.records import Row
+from finerank.core.runs import Qrels, Run
+from finerank.data.sources import Judged
+from finerank.evaluation.metrics import evaluate_run, mean
+from finerank.evaluation.ranking import cosine_pairs, rerank_run, score_pairs, search_run
+from finerank.evaluation.rows import lay_out
+from finerank.retrieval.bm25 import Bm25Retriever
+from finerank.retrieval.dense import DenseRetriever
+
+Figures = dict[str, float]
+Measure = Callable[[], Figures]
+
+FIGURES = {"nDCG@10": "nDCG@10", "MRR": "MRR", "accuracy": "Success@1"}
+"""Name in the log -> metric. ``accuracy``: the best passage is relevant; a tie counts as wrong."""
+SEARCH_DEPTH = 100
+POOL_NEGATIVES = 31
+"""Random passages that a held-out row without negatives is ranked against."""
+
+
+def rows_measure(rows: Sequence[Row], *, scorer: Scorer | None = None, encoder: Encoder | None = None) -> Measure:
+    """Rank every row's passages by a reranker, or by the cosine of an embedder; exactly one of them is given."""
+    row_set = lay_out(_with_negatives(rows))
+    pairs = row_set.pairs()
+
+    def measure() -> Figures:
+        scores = score_pairs(scorer, pairs) if scorer is not None else cosine_pairs(_needed(encoder), pairs)
+        return figures(row_set.qrels, row_set.run(scores))
+
+    return measure
+
+
+def search_measure(encoder: Encoder, judged: Judged, *, cosine: bool = True) -> Measure:
+    """Search the whole corpus of a judged set with an embedder."""
+
+    def measure() -> Figures:
+        retriever = DenseRetriever(encoder, judged.passages, cosine=cosine)
+        return figures(judged.qrels, search_run(retriever, judged, SEARCH_DEPTH))
+
+    return measure
+
+
+def rerank_measure(scorer: Scorer, judged: Judged, first_stage: Encoder | None, depth: int) -> Measure:
+    """Rerank the first stage's ``depth`` best passages; they are found once, by an embedder or BM25 (None)."""
+    retriever = Bm25Retriever(judged.passages) if first_stage is None else DenseRetriever(first_stage, judged.passages)
+    first = search_run(retriever, judged, depth)
+
+    def measure() -> Figures:
+        return figures(judged.qrels, rerank_run(scorer, judged, first, depth))
+
+    return measure
+
+
+def figures(qrels: Qrels, run: Run) -> Figures:
+    """Return the mean of each figure over the judged queries."""
+    values = evaluate_run(qrels, run, list(FIGURES.values()))
+    return {name: mean(values[metric]) for name, metric in FIGURES.items()}
+
+
+def _with_negatives(rows: Sequence[Row]) -> list[Row]:
+    """Give rows without negatives random passages of the others; a fixed draw, the same at every evaluation."""
+    if all(row.negatives for row in rows):
+        return list(rows)
+    groups = GroupMaker(rows, POOL_NEGATIVES + 1, seed=0)
+    return [
+        row if row.negatives else replace(row, negatives=tuple(dict.fromkeys(groups.group(0, index).passages[1:])))
+        for index, row in enumerate(rows)
+    ]
+
+
+def _needed(encoder: Encoder | None) -> Encoder:
+    if encoder is None:
+        raise ValueError("either a scorer or an encoder is needed")
+    return encoder

@@ -1,0 +1,72 @@
+"""The arms of a row set: every model scores every passage of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finerank.core.errors import UsageError
+from finerank.core.seeding import DEFAULT_SEED
+from finerank.data.console import progress
+from finerank.evaluation.arms import ArmOptions, Arms, Loaded
+from finerank.evaluation.fusion import fuse_runs, stored_or_given
+from finerank.evaluation.ranking import bm25_rows, cosine_pairs, score_pairs
+from finerank.evaluation.rows import RowSet, best_threshold, pair_figures, row_accuracies
+
+COSINE_BOUNDARY = 0.5
+NOTES = (
+    "Ranking metrics of rows are pessimistic about ties; AUC and pair accuracy count ties half.",
+    "Precision, recall and F1 take a pair as relevant above 0.5 of a reranker's sigmoid, above cosine 0.5 of an "
+    "embedder, above 0 of BM25; best F1 takes the best threshold on these very rows, so it is optimistic.",
+)
+
+
+def row_arms(models: Sequence[Loaded], row_set: RowSet, options: ArmOptions, *, seed: int = DEFAULT_SEED) -> Arms:
+    """Make an arm of every model that was asked for, and of the fusions of rerankers with named first stages."""
+    arms = Arms(row_set.qrels, notes=list(NOTES))
+    asked = [model for model in models if model.own]
+
+    for model in asked:
+        scores = _scores(model, row_set, options)
+        boundary = COSINE_BOUNDARY if model.searches and model.model is not None else 0.0
+        arms.add(model.name, row_set.run(scores), model.path, **model.describe())
+        _add_figures(arms, model.name, row_set, scores, boundary, seed)
+    if options.fusion != "none":
+        _fuse(arms, asked, row_set, options, seed)
+    return arms
+
+
+def _scores(model: Loaded, row_set: RowSet, options: ArmOptions) -> NDArray[np.float32]:
+    pairs = row_set.pairs()
+    if model.model is None:
+        return bm25_rows(row_set)
+    if model.searches:
+        with progress(len(set(row_set.queries.values())) + len(set(row_set.passages.values())), model.name) as update:
+            return cosine_pairs(model.model, pairs, options.cache, update)
+    with progress(len(set(pairs)), model.name, "pairs") as update:
+        return score_pairs(model.model, pairs, update)
+
+
+def _add_figures(
+    arms: Arms, name: str, row_set: RowSet, scores: NDArray[np.float32], boundary: float, seed: int
+) -> None:
+    arms.facts[name]["best threshold"] = f"{best_threshold(row_set, scores):.4g}"
+    arms.values[name] = {metric: found for metric, found in row_accuracies(row_set, arms.runs[name]).items() if found}
+    arms.overall[name] = pair_figures(row_set, scores, boundary=boundary, seed=seed)
+
+
+def _fuse(arms: Arms, asked: Sequence[Loaded], row_set: RowSet, options: ArmOptions, seed: int) -> None:
+    firsts = [model for model in asked if model.first]
+    if not firsts:
+        raise UsageError("--fusion on rows needs a first stage", hint="--first_stage bm25, or an embedder")
+    for model in (item for item in asked if not item.searches):
+        for first in firsts:
+            fusion = stored_or_given(model.path, options.fusion, options.weight, first.name, arms.notes)
+            name = f"{model.name} + {first.name} ({fusion.fusion}, w={fusion.weight:g})"
+            run = fuse_runs(arms.runs[first.name], arms.runs[model.name], fusion.fusion, fusion.weight)
+            arms.add(name, run, name)
+            arms.comparisons += [(name, first.name), (name, model.name)]
+            flat = np.array([score for scores in run.values() for score in scores.values()], dtype=np.float32)
+            _add_figures(arms, name, row_set, flat, 0.0, seed)
