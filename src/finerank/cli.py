@@ -1,6 +1,6 @@
 """The command: a table of verbs, imported when asked for; errors as sentences; exit codes.
 
-    finerank VERB [options]        python -m finerank VERB [options]
+finerank VERB [options]        python -m finerank VERB [options]
 """
 
 from __future__ import annotations
@@ -81,6 +81,9 @@ def _dispatch(words: list[str]) -> int:
     if words[0] == "--version":
         print(f"finerank {__version__}")
         return 0
+    if words[0] not in VERBS and words[1:] in (["--help"], ["-h"]) and _parts(words[0]):
+        print("\n".join(f"finerank {words[0]} {part} --help" for part in _parts(words[0])))
+        return 0
     name, rest = _verb_name(words)
     verb = VERBS[name]
     module = import_module(verb.module)
@@ -94,7 +97,8 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _run(name: str, verb: Verb, module: Any, options_class: type, rest: list[str]) -> int:
-    from finerank.core.options import effective, parse
+    from finerank.core.command_line import parse
+    from finerank.core.options import effective
 
     parsed = parse(options_class, rest, name, passthrough=verb.passthrough)
     for note in parsed.notes:
@@ -119,12 +123,15 @@ def _verb_name(words: list[str]) -> tuple[str, list[str]]:
         name = " ".join(words[:length])
         if name in VERBS:
             return name, words[length:]
-    parts = sorted(verb.split()[1] for verb in VERBS if verb.startswith(f"{words[0]} "))
+    parts = _parts(words[0])
     if parts:
-        if len(words) > 1 and words[1] in ("--help", "-h"):
-            raise UsageError(f"{words[0]} what?", hint=" or ".join(f"finerank {words[0]} {part} --help" for part in parts))
-        raise UsageError(f"{words[0]} needs one of: {', '.join(parts)}", hint=f"finerank {words[0]} {parts[0]} …")
+        raise UsageError(f"{words[0]} needs one of: {', '.join(parts)}", hint=f"finerank {words[0]} {parts[0]} --help")
     raise UsageError(f'unknown verb "{words[0]}"{did_you_mean(words[0], VERBS)}', hint="finerank --help")
+
+
+def _parts(word: str) -> list[str]:
+    """Return the second words of the verbs that begin with ``word``."""
+    return sorted(verb.split()[1] for verb in VERBS if verb.startswith(f"{word} "))
 
 
 def _overview() -> str:

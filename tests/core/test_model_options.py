@@ -6,7 +6,8 @@ import pytest
 
 from finerank.core.errors import UsageError
 from finerank.core.model_options import ModelOptions
-from finerank.core.options import parse, semantic
+from finerank.core.command_line import parse
+from finerank.core.options import semantic
 
 
 @pytest.mark.parametrize(

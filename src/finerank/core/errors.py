@@ -1,9 +1,9 @@
 """Errors a person can act on: one sentence that says where, what was expected and what was found, then a hint.
 
-    Exception
-    └── UserError            bad data, model or environment       exit code 1
-        ├── DataError        one or many bad places in the data   exit code 1
-        └── UsageError       the command line or config is wrong  exit code 2
+Exception
+└── UserError            bad data, model or environment       exit code 1
+    ├── DataError        one or many bad places in the data   exit code 1
+    └── UsageError       the command line or config is wrong  exit code 2
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
 """A dataclass is a command line: fields become flags, YAML keys, help and checks. Each option is declared once.
-
-Flags follow what transformers' users type: ``--a_b`` or ``--a-b``; a bool bare, with a value or negated
-(``--fp16``, ``--fp16 False``, ``--no-fp16``); lists space-separated or repeated. Command line over ``--config`` over
-default. No abbreviations; an unknown name is an error that names the nearest one.
 """
 
 from __future__ import annotations
@@ -11,7 +7,7 @@ import dataclasses
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -27,7 +23,6 @@ BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "gt": ("more than", operator.gt),
     "le": ("at most", operator.le),
 }
-PARSER_FLAGS = ("config", "dump_config", "help")
 
 
 def option(
@@ -100,51 +95,15 @@ class Option:
         return self.default is MISSING
 
 
-@dataclass
-class Parsed:
-    """A parsed command line: the options, flags left for somebody else, and what must be said aloud."""
-
-    options: Any
-    extras: dict[str, list[str]]
-    notes: list[str]
-    dump_config: bool = False
-
-
 def declared(cls: type) -> dict[str, Option]:
     """Return a dataclass's options by name, in the order of declaration."""
     hints = typing.get_type_hints(cls)
     return {item.name: _describe(item, hints[item.name]) for item in dataclasses.fields(cls)}
 
 
-def parse(cls: type, argv: Sequence[str], verb: str, *, passthrough: bool = False) -> Parsed:
-    """Turn a command line into an instance of ``cls``.
-
-    Args:
-        passthrough: keep unknown flags in ``Parsed.extras`` for a later judge (transformers.TrainingArguments).
-
-    Raises:
-        UsageError: for anything unknown, missing or out of bounds.
-    """
-    known = declared(cls)
-    typed, extras = _scan(argv, known, verb, passthrough)
-    config = read_config(typed.pop("config")[0]) if "config" in typed else {}
-    dump = bool(typed.pop("dump_config", False))
-    from_config = _known_keys(config, known, verb, extras if passthrough else None)
-    values = {name: convert(known[name], value) for name, value in {**from_config, **typed}.items()}
-    missing = [item.flag for item in known.values() if item.required and item.name not in values]
-    if missing:
-        raise UsageError(f"{verb} needs {' and '.join(missing)}", hint=f"finerank {verb} --help")
-    notes = [
-        f"{known[name].flag} has no effect on {verb}: {known[name].metadata['ignored']}"
-        for name in values
-        if "ignored" in known[name].metadata
-    ]
-    return Parsed(cls(**values), extras, notes, dump)
-
-
 def effective(options: Any) -> dict[str, Any]:
     """Return the options as plain values, for ``--dump_config`` and manifests."""
-    return {name: getattr(options, name) for name, item in declared(type(options)).items() if not _is_ignored(item)}
+    return {name: getattr(options, name) for name, item in declared(type(options)).items() if not is_ignored(item)}
 
 
 def semantic(options: Any) -> dict[str, Any]:
@@ -178,7 +137,7 @@ def convert(item: Option, value: Any) -> Any:
     Raises:
         UsageError: naming the flag, what was expected and what was found.
     """
-    if _is_ignored(item):
+    if is_ignored(item):
         return value
     if value is None or (isinstance(value, str) and item.optional and value.lower() in NULL_WORDS):
         if item.optional:
@@ -265,115 +224,8 @@ def _boolean(item: Option, value: Any) -> bool:
     raise UsageError(f'{item.flag} must be True or False, got "{value}"')
 
 
-def _is_ignored(item: Option) -> bool:
+def is_ignored(item: Option) -> bool:
     return "ignored" in item.metadata
-
-
-def _known_keys(
-    config: Mapping[str, Any], known: Mapping[str, Option], verb: str, extras: dict[str, list[str]] | None
-) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in config.items():
-        name = _canonical(key, known, verb)
-        if name is not None:
-            values[name] = value
-        elif extras is not None:
-            extras.setdefault(key, [str(part) for part in (value if isinstance(value, list) else [value])])
-        else:
-            raise UsageError(f'unknown key "{key}" in --config{did_you_mean(key, known)}')
-    return values
-
-
-def _canonical(word: str, known: Mapping[str, Option], verb: str) -> str | None:
-    name = word.replace("-", "_")
-    if name in known:
-        return name
-    alias = aliases_for(verb).get(name)
-    return alias if alias in known else None
-
-
-def _scan(
-    argv: Sequence[str], known: Mapping[str, Option], verb: str, passthrough: bool
-) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Walk the words once: flag names -> raw values (a list of words, or a bool)."""
-    typed: dict[str, Any] = {}
-    extras: dict[str, list[str]] = {}
-    positional = next((item for item in known.values() if item.metadata.get("positional")), None)
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        if not _is_flag(word):
-            if positional is None or (not positional.is_list and positional.name in typed):
-                raise UsageError(f'unexpected word "{word}"', hint=f"finerank {verb} --help")
-            _store(typed, positional, [word])
-            continue
-        label, equals, inline = word.lstrip("-").partition("=")
-        if equals:
-            words.insert(0, inline)
-        name = label.replace("-", "_")
-        if name == "dump_config":
-            typed[name] = True
-        elif name == "config" and "config" not in known:
-            typed[name] = _one(words, word)
-        else:
-            _flag(name, word, words, bool(equals), known, verb, typed, extras if passthrough else None)
-    return typed, extras
-
-
-def _flag(
-    name: str, word: str, words: list[str], inline: bool, known: Mapping[str, Option], verb: str,
-    typed: dict[str, Any], extras: dict[str, list[str]] | None,
-) -> None:  # fmt: skip
-    canonical = _canonical(name, known, verb)
-    if canonical is None and name.startswith("no_"):
-        canonical = _canonical(name[3:], known, verb)
-        if canonical is not None and known[canonical].kind is bool:
-            typed[canonical] = False
-            return
-    if canonical is None:
-        if extras is None:
-            names = [*known, *(alias for alias, target in aliases_for(verb).items() if target in known), *PARSER_FLAGS]
-            raise UsageError(
-                f"unknown flag {word} for {verb}{did_you_mean(name, names)}", hint=f"finerank {verb} --help"
-            )
-        extras[name] = _take(words, inline)
-        return
-    item = known[canonical]
-    if _is_ignored(item):
-        typed[canonical] = _take(words, inline)
-    elif item.kind is bool and not item.is_list:
-        takes = bool(words) and (inline or words[0].lower() in TRUE_WORDS | FALSE_WORDS)
-        typed[canonical] = words.pop(0) if takes else True
-    elif item.is_list:
-        values = _take(words, inline)
-        if not values:
-            raise UsageError(f"{word} needs at least one value")
-        _store(typed, item, values)
-    elif item.metadata.get("bare") is not None and not inline and (not words or _is_flag(words[0])):
-        typed[canonical] = item.metadata["bare"]
-    else:
-        typed[canonical] = _one(words, word)[0]
-
-
-def _store(typed: dict[str, Any], item: Option, values: list[str]) -> None:
-    typed[item.name] = [*typed.get(item.name, []), *values] if item.is_list else values[0]
-
-
-def _one(words: list[str], flag: str) -> list[str]:
-    if not words or words[0].startswith("--"):
-        raise UsageError(f"{flag} needs a value")
-    return [words.pop(0)]
-
-
-def _take(words: list[str], inline: bool) -> list[str]:
-    values = [words.pop(0)] if inline else []
-    while not inline and words and not _is_flag(words[0]):
-        values.append(words.pop(0))
-    return values
-
-
-def _is_flag(word: str) -> bool:
-    return len(word) > 1 and word[0] == "-" and not (word[1].isdigit() or word[1] == ".")
 
 
 def help_names(item: Option, verb: str) -> Iterable[str]:

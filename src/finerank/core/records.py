@@ -134,9 +134,7 @@ class _Problems:
                 self.add(f"bad-{name}", f'"{key}[{index}]" must be a string, got {kind(item)}')
         return tuple(item for item in value if isinstance(item, str))
 
-    def scores(
-        self, line: Mapping[str, Any], key: str | None, name: str, expected: int
-    ) -> tuple[float, ...] | None:
+    def scores(self, line: Mapping[str, Any], key: str | None, name: str, expected: int) -> tuple[float, ...] | None:
         value = line[key] if key is not None else None
         if value is None:
             return None
