@@ -61,6 +61,7 @@ class Claim(ABC):
             UserError: if another process writes here, or something stands here that another run made.
         """
         if self._is_done():
+            self._sweep()
             return
         with writing(self.name):
             self._lock = Lock(self.work / LOCK, self.name)
@@ -118,6 +119,17 @@ class Claim(ABC):
     def changed(self) -> UserError:
         """Return the error for a finished output that somebody has edited."""
         return self._refusal("was changed after it was written: it no longer has the digest in its manifest")
+
+    def _sweep(self) -> None:
+        """Remove the work folder of a run that died between its manifest and its last deletion."""
+        if not self.work.is_dir():
+            return
+        with suppress(UserError, OSError):  # held by another process, or not ours to delete: no harm
+            self._lock = Lock(self.work / LOCK, self.name)
+            record = read_manifest(self.work / RECORD)
+            if record is None or record.get("key") == self.key:
+                self.clear(finished=True)
+        self._release()
 
     def _is_done(self) -> bool:
         found = read_manifest(manifest_path(self.path))

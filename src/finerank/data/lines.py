@@ -34,6 +34,9 @@ SIGNATURES = {
     b"PK\x03\x04": ("zip", "a zip archive: unpack it first"),
     b"\x28\xb5\x2f\xfd": ("zstandard", "zstandard data: give it the suffix .zst"),
     b"PAR1": ("parquet", "a parquet file: give it the suffix .parquet"),
+    b"\x89PNG": ("binary", "an image (PNG), not text"),
+    b"\xff\xd8\xff": ("binary", "an image (JPEG), not text"),
+    b"%PDF-": ("binary", "a PDF document: extract its text first"),
     b"\xff\xfe": ("utf-16", "UTF-16 text: convert it, e.g. iconv -f UTF-16 -t UTF-8"),
     b"\xfe\xff": ("utf-16", "UTF-16 text: convert it, e.g. iconv -f UTF-16 -t UTF-8"),
 }
