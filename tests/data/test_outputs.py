@@ -341,16 +341,20 @@ def test_a_full_disk_while_joining(tmp_path: Path) -> None:
     subprocess.run(writer(path, size=100), check=True, capture_output=True)
 
 
-def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
+def test_a_forked_child_does_not_keep_the_lock_of_a_dead_parent(tmp_path: Path) -> None:
     output = opened(tmp_path / "out")
     output.shard(0, noted(0))
+    hear, tell = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(tell, b"x")
         time.sleep(30)
         os._exit(0)
     try:
-        output.close()
-        opened(tmp_path / "out").close()
+        os.read(hear, 1)
+        assert output._lock is not None
+        output._lock.forget()  # what the kernel does for a killed process
+        made(tmp_path / "out")
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

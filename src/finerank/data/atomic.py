@@ -81,9 +81,10 @@ class Lock:
         self.handle = -1
         while self.handle < 0:
             self.handle = self._try(output)
-        os.ftruncate(self.handle, 0)
-        os.pwrite(self.handle, f"process {os.getpid()} on host {socket.gethostname()}".encode(), 0)
         Lock._held.add(self)
+        with suppress(OSError):  # the owner's name is a courtesy; a full disk must not stop a run that can go on
+            os.ftruncate(self.handle, 0)
+            os.pwrite(self.handle, f"process {os.getpid()} on host {socket.gethostname()}".encode(), 0)
 
     def _try(self, output: str | Path) -> int:
         """Lock the file that stands at ``path``; -1 if it was removed in between and must be tried again."""
@@ -116,6 +117,8 @@ class Lock:
                 self.path.unlink()
             with suppress(OSError):
                 self.path.parent.rmdir()
+        with suppress(OSError):  # in words, for a child that was forked just now may still hold a copy
+            fcntl.flock(self.handle, fcntl.LOCK_UN)
         self.forget()
 
     def forget(self) -> None:

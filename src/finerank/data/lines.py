@@ -68,7 +68,7 @@ def read_json(stream: BinaryIO, name: str) -> Iterator[Record]:
         line = stream.readline(MAX_LINE)
         head += line
     if sniff(head) is None and _goes_on(head.removeprefix(BOM).strip()):
-        body = head + stream.read(MAX_ARRAY + 1 - len(head))
+        body = head + stream.read(max(MAX_ARRAY + 1 - len(head), 0))
         if len(body) > MAX_ARRAY:
             yield (
                 name,
