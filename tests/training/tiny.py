@@ -79,10 +79,6 @@ class TinyEncoder(TinyScorer):
         return {
             "queries_bags": torch.stack([bag(group.query) for group in groups]),
             "passages_bags": torch.stack([bag(text) for text in passages]),
-            "passage_ids": torch.tensor([zlib.crc32(text.encode()) for text in passages]),
-            "positive_ids": [
-                torch.tensor(sorted(zlib.crc32(text.encode()) for text in group.known_positives)) for group in groups
-            ],
         }
 
 

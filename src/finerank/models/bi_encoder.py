@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from finerank.batching.collate import micro_batches
 from finerank.batching.prompts import Tokenizer
-from finerank.core.protocols import Progress, Side
+from finerank.core.protocols import Pair, Progress, Side
 from finerank.core.records import Group
 from finerank.models import attention, engine
 from finerank.models.load import bounded_length, load_quietly, quiet, weights_digest
@@ -169,6 +169,18 @@ class BiEncoder:
             [*queries, *passages], TRAINING_TOKENS, self.tokenizer.pad_id, left=self.tokenizer.pad_left
         )
         return step | {"size": len(groups), "group_size": len(groups[0].passages)}
+
+    @property
+    def gives_unit_vectors(self) -> bool:
+        """Whether the model's last step is a normalisation."""
+        return any(isinstance(module, Normalize) for module in self.model)
+
+    def truncated(self, pairs: Sequence[Pair]) -> tuple[int, int]:
+        """Return how many passages of the pairs are cut, and the length in tokens that cuts them."""
+        passages = [self.prompts["passage"] + passage for _, passage in pairs]
+        limit = self.max_lens["passage"]
+        lengths = [len(item.ids) for item in self.tokenizer.texts(passages, limit + 1)]
+        return sum(length > limit for length in lengths), limit
 
     def prepare_for_training(self, dropout: float | None) -> None:
         """Switch to training attention and set dropout (``attention.set_dropout``)."""

@@ -26,6 +26,7 @@ from finerank.models.load import SCORING_HEADS, bounded_length, load_quietly, qu
 
 DEFAULT_MAX_LEN = 512
 TRAINING_TOKENS = 4096
+UNCUT = 1_000_000
 
 
 class ScoringModule(torch.nn.Module):
@@ -147,6 +148,12 @@ class CrossEncoder:
         tokens = self.tokens([(group.query, passage) for group in groups for passage in group.passages])
         step = micro_batches(tokens, TRAINING_TOKENS, self.tokenizer.pad_id, left=self.tokenizer.pad_left)
         return step | {"size": len(groups), "group_size": len(groups[0].passages)}
+
+    def truncated(self, pairs: Sequence[Pair]) -> tuple[int, int]:
+        """Return how many of the pairs are cut, and the length in tokens of a pair."""
+        whole = self.tokenizer.pairs(pairs, UNCUT)
+        cut = sum(len(left.ids) > len(right.ids) for left, right in zip(whole, self.tokens(pairs)))
+        return cut, self.max_len
 
     def prepare_for_training(self, dropout: float | None) -> None:
         """Switch to training attention and set dropout (``attention.set_dropout``)."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from finerank.batching.collate import text_ids
 from finerank.batching.groups import GroupMaker
 from finerank.core.records import Group
 from finerank.core.seeding import stream
+from finerank.data.text import digest
 
 Place: TypeAlias = tuple[int, int]
 """(epoch, index of the row). The epoch travels with the index, so that a worker process needs no state."""
@@ -52,10 +55,23 @@ class GroupDataset(Dataset[Group]):
 
 
 class Collator:
-    """Calls the family's ``collate`` and notes how many rows the batch holds."""
+    """Calls the family's ``collate`` and adds what losses need to know.
+
+    Adds the number of rows, ``passage_ids`` [B·G] (a digest of each passage's text) and ``positive_ids`` (for each
+    query the digests of its known positives).
+    """
 
     def __init__(self, collate: Callable[[Sequence[Group]], dict[str, Any]]) -> None:
         self.collate = collate
 
     def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
-        return {**self.collate(groups), ROWS_KEY: len(groups)}
+        return {
+            **self.collate(groups),
+            "passage_ids": _ids([text for group in groups for text in group.passages]),
+            "positive_ids": [_ids(sorted(group.known_positives)) for group in groups],
+            ROWS_KEY: len(groups),
+        }
+
+
+def _ids(texts: Sequence[str]) -> Tensor:
+    return text_ids(texts, [digest(text) for text in texts])

@@ -1,0 +1,154 @@
+"""A training job: banner, dtype, arguments, the fit, and what must be said about it afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from finerank.batching.groups import GroupMaker
+from finerank.core.records import Row
+from finerank.data.console import banner, say, warn
+from finerank.models.load import resolve_dtype
+from finerank.training.arguments import training_arguments
+from finerank.training.fit import Fit, choose_checkpoint, fit, total_steps
+from finerank.training.losses import Loss
+from finerank.training.trainer import Evaluator
+from finerank.training.tripwires import truncated_positives, worse_than_base
+
+MOST_STEPS_BETWEEN_SAVES = 500
+SAVES_PER_RUN = 10
+POSITIVES_LOOKED_AT = 2_000
+
+
+@dataclass
+class Job:
+    """Everything that one run needs; ``run`` does it.
+
+    Attributes:
+        values: our options by TrainingArguments name; ``typed`` are the user's own TrainingArguments.
+        dtype: of the matrix products: auto, float32, bfloat16, float16. Weights are float32 whatever it says.
+        measure: measures the model; None for no evaluation.
+    """
+
+    title: str
+    model: Any
+    rows: Sequence[Row]
+    folder: Path
+    group_size: int
+    loss: Loss
+    values: Mapping[str, Any]
+    typed: Mapping[str, Any]
+    dtype: str
+    measure: Evaluator | None
+    patience: int | None = None
+    keep_best: bool = True
+    save_steps: float | None = None
+    resume_from: str | None = None
+    groups: GroupMaker = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.groups = GroupMaker(self.rows, self.group_size, self.values["seed"])
+
+    def run(self) -> Fit:
+        """Train; the model holds the weights to be saved when this returns."""
+        device = self.model.device
+        dtype = resolve_dtype(device, self.dtype)
+        args = self._arguments(device, dtype)
+        self._banner(args, dtype)
+        self._say_counts()
+        result = fit(
+            self.model,
+            self.groups,
+            self.loss,
+            args,
+            evaluator=self.measure,
+            patience=self.patience,
+            keep_best=self.keep_best,
+            autocast=None if dtype == torch.float32 else dtype,
+            resume_from=choose_checkpoint(self.folder, self.resume_from),
+            label=self.title,
+        )
+        worse = worse_than_base(result.base, result.best, self.values["metric_for_best_model"])
+        if worse:
+            warn(worse)
+        return result
+
+    def counts(self, result: Fit) -> dict[str, Any]:
+        """Return what the manifest, the card and ``--json`` say of the run."""
+        return {
+            "rows": len(self.rows),
+            "groups": self.groups.counts().to_mapping(),
+            "steps": result.steps,
+            "best_step": result.best_step,
+            "base": result.base,
+            "best": result.best,
+            "final_loss": result.final_loss,
+            "train_seconds": round(result.seconds, 1),
+            "rows_per_second": round(result.rows_per_second, 2),
+        }
+
+    def _arguments(self, device: torch.device, dtype: torch.dtype) -> TrainingArguments:
+        own = dict(self.values) | {
+            "output_dir": str(self.folder),
+            "use_cpu": device.type == "cpu",
+            "bf16": dtype == torch.bfloat16,
+            "fp16": dtype == torch.float16,
+            "dataloader_pin_memory": device.type == "cuda",
+            "eval_strategy": "steps" if self.measure else "no",
+        }
+        typed = dict(self.typed)
+        if self.measure is None:
+            typed.pop("eval_strategy", None)
+            own["metric_for_best_model"] = None
+        batch = own["per_device_train_batch_size"]
+        if own["dataloader_drop_last"] and len(self.rows) < batch:
+            warn(f"--dataloader_drop_last would drop all {len(self.rows):,} rows (a batch is {batch:,}): they are kept")
+            own["dataloader_drop_last"] = False
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
+        args = training_arguments(own, typed)
+        steps = total_steps(args, len(self.rows))
+        automatic = min(MOST_STEPS_BETWEEN_SAVES, max(1, math.ceil(steps / SAVES_PER_RUN)))
+        args.save_steps = self.save_steps or automatic
+        return args
+
+    def _banner(self, args: TrainingArguments, dtype: torch.dtype) -> None:
+        batch = args.per_device_train_batch_size
+        total = batch * args.gradient_accumulation_steps * args.world_size
+        facts = dict(self.model.describe()) | {
+            "dtype": f"float32 weights, {str(dtype).removeprefix('torch.')} products",
+            "rows": len(self.rows),
+            "groups": f"1 positive + {self.group_size - 1} negatives",
+            "batch": f"{total:,} rows a step: {batch} x {args.gradient_accumulation_steps} x {args.world_size} devices",
+            "steps": f"{total_steps(args, len(self.rows)):,} at learning rate {args.learning_rate:g}",
+            "evaluation": self._evaluation(args),
+            "output": str(self.folder),
+        }
+        banner(f"finerank {self.title}", facts)
+
+    def _evaluation(self, args: TrainingArguments) -> str:
+        if self.measure is None:
+            return "none (--eval_data chooses the best weights)"
+        every = f"{args.eval_steps:.0%} of the steps" if args.eval_steps < 1 else f"{args.eval_steps:,.0f} steps"
+        return f"before the first step and every {every}, by {self.values['metric_for_best_model']}"
+
+    def _say_counts(self) -> None:
+        counts = self.groups.counts()
+        if counts.short_rows:
+            say(
+                f"{counts.short_rows:,} of {counts.rows:,} rows have under {self.group_size - 1} usable negatives: "
+                f"{counts.random:,} random passages and {counts.repeated:,} repeats stand in"
+            )
+        if counts.refused:
+            say(f"{counts.refused:,} labelled negatives are a positive of the same query or a repeat: left out")
+        positives = [(row.query, row.positives[0]) for row in self.rows[:POSITIVES_LOOKED_AT]]
+        cut, limit = self.model.truncated(positives)
+        sentence = truncated_positives(cut, len(positives), limit)
+        if sentence:
+            warn(sentence)
