@@ -1,0 +1,56 @@
+# Three words for a contributor: check, test, demo. Each makes .venv and installs what it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL = $(PIP) install --quiet --constraint constraints.txt
+
+.PHONY: demo test test-slow check format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       the whole loop on the installed Python library (ARGS='--package NAME' for another)"
+	@echo "make test       the tests;  make test-slow: kill loops, parity, quality"
+	@echo "make check      ruff, mypy, import contracts;  make format: mend what ruff can"
+	@echo "make bench      throughput beside sentence-transformers and FlagEmbedding"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first and alone: its pin decides the build, nothing else may pull another one in.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(INSTALL) torch
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml $(VENV)/.torch
+	$(INSTALL) --editable ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	$(INSTALL) --editable ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/finerank demo $(ARGS)
+
+test: $(VENV)/.dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/throughput.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
