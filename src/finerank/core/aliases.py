@@ -38,6 +38,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "d": "data",
         "test_data": "data",
         "sd": "sub_data_name",
+        "max_length": "max_len",
     },
     "mine": {
         "sentence_pooling_method": "pooling_method",

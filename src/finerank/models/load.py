@@ -190,7 +190,7 @@ def quiet() -> Iterator[None]:
 def read_json(name: str, filename: str, cache_dir: str | None = None) -> dict[str, Any]:
     """Return one JSON file of a model, from its folder or the hub's cache; an empty dict if it has none."""
     path = Path(name) / filename
-    if not path.exists() and not Path(name).exists():
+    if not path.exists() and not Path(name).exists() and not name.startswith((".", "/", "~")) and name.count("/") < 2:
         from transformers.utils import cached_file
 
         with quiet():

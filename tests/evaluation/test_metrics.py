@@ -1,0 +1,123 @@
+"""Metrics against ir_measures and hand-computed values."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import ir_measures
+import numpy as np
+import pytest
+
+from finerank.core.errors import UsageError, UserError
+from finerank.core.runs import Qrels, Run
+from finerank.evaluation.metrics import canonical, evaluate_run, group_metrics, mean
+
+NAMES = ["nDCG@10", "nDCG@3", "nDCG", "MAP", "MAP@5", "MRR", "Recall@5", "P@3", "Success@1"]
+
+
+def random_case(seed: int, ties: bool) -> tuple[Qrels, Run]:
+    """Random qrels and run with gaps: unjudged, unretrieved and missing queries, graded and all-zero judgements."""
+    draw = random.Random(seed)
+    passages = [f"p{number}" for number in range(20)]
+    qrels = {
+        f"q{number}": {name: draw.choice([0, 0, 1, 2, 3]) for name in draw.sample(passages, draw.randint(1, 8))}
+        for number in range(6)
+    }
+    run = {}
+    for query in [*qrels, "not judged"]:
+        found = draw.sample(passages, draw.randint(0, 15))
+        run[query] = {name: float(draw.randint(0, 3)) if ties else draw.random() for name in found}
+    del run["q0"]
+    return qrels, run
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(60))
+def test_equals_ir_measures(seed: int, ties: bool) -> None:
+    qrels, run = random_case(seed, ties)
+    ours = evaluate_run(qrels, run, NAMES)
+    theirs: dict[tuple[str, str], float] = {}
+    measures = {name: ir_measures.parse_measure(name) for name in NAMES}
+    for item in ir_measures.iter_calc(measures.values(), qrels, run):
+        theirs[str(item.measure), item.query_id] = item.value
+    for name, measure in measures.items():
+        assert list(ours[name]) == list(qrels)
+        for query, value in ours[name].items():
+            assert value == pytest.approx(theirs.get((str(measure), query), 0.0), abs=1e-9), (name, query)
+
+
+def test_reciprocal_rank_with_a_cutoff_obeys_the_same_tie_rule() -> None:
+    # ir_measures' own RR@k orders equal scores by id ascending, its nDCG@k descending
+    qrels, run = {"q": {"b": 1}}, {"q": {"a": 1.0, "b": 1.0}}
+    found = evaluate_run(qrels, run, ["MRR@10", "nDCG@10", "MRR", "hit@1"])
+    assert [found[name]["q"] for name in found] == [1.0, 1.0, 1.0, 1.0]
+
+
+def test_scores_that_differ_only_in_double_precision_are_no_ties() -> None:
+    qrels, run = {"q": {"a": 1}}, {"q": {"a": 1.0 + 1e-12, "b": 1.0}}
+    assert evaluate_run(qrels, run, ["nDCG@10"])["nDCG@10"]["q"] == 1.0
+
+
+def test_hand_computed() -> None:
+    qrels = {"q": {"a": 1, "b": 2, "z": 1}}
+    run = {"q": {"x": 4.0, "a": 3.0, "y": 2.0, "b": 1.0}}
+    found = evaluate_run(qrels, run, ["ndcg@10", "mrr@10", "map", "recall@3", "p@2", "hit@1"])
+    ideal = 2.0 + 1.0 / math.log2(3) + 1.0 / 2.0
+    assert found["ndcg@10"]["q"] == pytest.approx((1.0 / math.log2(3) + 2.0 / math.log2(5)) / ideal)
+    assert found["mrr@10"]["q"] == 0.5
+    assert found["map"]["q"] == pytest.approx((1 / 2 + 2 / 4) / 3)
+    assert found["recall@3"]["q"] == pytest.approx(1 / 3)
+    assert (found["p@2"]["q"], found["hit@1"]["q"]) == (0.5, 0.0)
+
+
+def test_missing_queries_count_zero_and_unjudged_ones_not_at_all() -> None:
+    found = evaluate_run({"q": {"a": 1}, "lost": {"a": 1}}, {"q": {"a": 1.0}, "other": {"a": 1.0}}, ["nDCG@10"])
+    assert found["nDCG@10"] == {"q": 1.0, "lost": 0.0}
+    assert mean(found["nDCG@10"]) == 0.5
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_number_is_refused(bad: float) -> None:
+    with pytest.raises(UserError, match="finite"):
+        evaluate_run({"q": {"a": 1}}, {"q": {"a": bad}}, ["nDCG@10"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("ndcg@10", "nDCG@10"), ("NDCG@5", "nDCG@5"), ("mrr", "MRR"), ("RR@10", "MRR@10"), ("map", "MAP"),
+        ("recall@100", "Recall@100"), ("R@50", "Recall@50"), ("hit@1", "Success@1"), ("accuracy@1", "Success@1"),
+        ("hit_rate@3", "Success@3"), ("precision@5", "P@5"), ("ndcg_10", "nDCG@10"), ("Rprec", "Rprec"),
+    ],
+)  # fmt: skip
+def test_spellings(typed: str, name: str) -> None:
+    assert canonical(typed) == name
+
+
+@pytest.mark.parametrize("typed", ["ndgc@10", "recall", "nDCG@0", "", "__import__('os')"])
+def test_unknown_metrics_are_usage_errors(typed: str) -> None:
+    with pytest.raises(UsageError):
+        canonical(typed)
+
+
+@pytest.mark.parametrize("groups", [2, 8, 15])
+def test_group_metrics_equal_ir_measures(groups: int) -> None:
+    scores = np.random.default_rng(groups).normal(size=(50, groups))
+    found = group_metrics(scores)
+    qrels = {str(row): {"0": 1} for row in range(50)}
+    run = {str(row): {str(place): float(score) for place, score in enumerate(scores[row])} for row in range(50)}
+    reference = evaluate_run(qrels, run, ["nDCG@10", "MRR@10", "hit@1"])
+    for ours, theirs in (("nDCG@10", "nDCG@10"), ("MRR@10", "MRR@10"), ("accuracy", "hit@1")):
+        assert found[ours] == pytest.approx(np.array(list(reference[theirs].values())), abs=1e-9)
+
+
+def test_group_ties_are_pessimistic_and_padding_does_not_count() -> None:
+    found = group_metrics(np.array([[1.0, 1.0, 1.0], [1.0, -np.inf, -np.inf], [1.0, 0.0, 1.0]]))
+    assert found["MRR@10"].tolist() == pytest.approx([1 / 3, 1.0, 1 / 2])
+    assert found["accuracy"].tolist() == [0.0, 1.0, 0.0]
+
+
+def test_group_metrics_refuse_nan() -> None:
+    with pytest.raises(UserError):
+        group_metrics(np.array([[np.nan, 1.0]]))

@@ -1,0 +1,93 @@
+"""Intervals and tests against enumeration, known distributions and hand-computed values."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finerank.evaluation import significance
+from finerank.evaluation.significance import bootstrap_interval, holm, paired_interval, paired_randomisation
+
+
+def enumerated(a: np.ndarray, b: np.ndarray) -> float:
+    """Count all sign patterns of all queries, equal ones included."""
+    differences = a - b
+    observed = abs(differences.sum())
+    sums = [abs(np.dot(signs, differences)) for signs in itertools.product([1, -1], repeat=len(differences))]
+    return float(np.mean([total >= observed - 1e-9 for total in sums]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=1, max_size=10))
+def test_exact_randomisation_equals_enumeration(values: list[tuple[int, int]]) -> None:
+    a, b = (np.array(column) / 10.0 for column in zip(*values))
+    assert paired_randomisation(a, b) == pytest.approx(enumerated(a, b), abs=1e-12)
+
+
+def test_sampled_randomisation_is_near_enumeration(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(3)
+    a, b = draw.random(12) + 0.15, draw.random(12)
+    exact = paired_randomisation(a, b)
+    monkeypatch.setattr(significance, "EXACT_QUERIES", 0)
+    sampled = paired_randomisation(a, b, resamples=20_000)
+    assert 0.01 < exact < 0.9
+    assert sampled == pytest.approx(exact, abs=0.015)
+
+
+def test_p_is_never_zero_and_one_for_equals() -> None:
+    assert paired_randomisation(np.ones(200), np.zeros(200)) == pytest.approx(1 / 10_001)
+    assert paired_randomisation(np.ones(5), np.ones(5)) == 1.0
+
+
+def test_p_is_uniform_when_nothing_differs() -> None:
+    draw = np.random.default_rng(0)
+    found = [paired_randomisation(draw.random(30), draw.random(30), resamples=500) for _ in range(200)]
+    assert 0.01 <= np.mean(np.array(found) < 0.05) <= 0.1
+
+
+def test_bootstrap_covers_the_true_mean() -> None:
+    draw = np.random.default_rng(1)
+    covered = 0
+    for number in range(200):
+        _, low, high = bootstrap_interval(draw.normal(0.5, 0.2, size=60), number, resamples=1000)
+        covered += low <= 0.5 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_interval_is_near_the_normal_one_and_seeded() -> None:
+    values = np.random.default_rng(2).normal(size=400)
+    mean, low, high = bootstrap_interval(values)
+    half = 1.96 * values.std() / 20
+    assert (mean, low, high) == pytest.approx((values.mean(), values.mean() - half, values.mean() + half), abs=0.01)
+    assert bootstrap_interval(values) == bootstrap_interval(values)
+    assert bootstrap_interval(values, 7) != bootstrap_interval(values)
+
+
+def test_blocks_do_not_change_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(4).random(50)
+    whole = bootstrap_interval(values)
+    monkeypatch.setattr(significance, "BLOCK_ELEMENTS", 50 * 7)
+    assert bootstrap_interval(values) == whole
+
+
+def test_paired_interval_is_that_of_the_differences() -> None:
+    a, b = np.random.default_rng(5).random((2, 40))
+    assert paired_interval(a, b) == bootstrap_interval(a - b)
+
+
+def test_holm_hand_computed() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_misaligned_or_broken_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="aligned"):
+        paired_randomisation([1.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="finite"):
+        bootstrap_interval([np.nan])
+    assert bootstrap_interval([]) == (0.0, 0.0, 0.0)

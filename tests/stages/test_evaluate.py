@@ -1,0 +1,160 @@
+"""``finerank evaluate`` end to end on a tiny judged folder and on rows, with tiny models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from finerank.cli import main
+from finerank.data.trec import read_qrels, read_run
+from finerank.evaluation.fusion import FILE_NAME, Fusion, load_fusion, save_fusion
+from finerank.evaluation.metrics import evaluate_run, mean
+
+PASSAGES = [
+    "find a file by name", "sort the list of numbers", "read the text of a file", "remove a word from a string",
+    "open the red fish", "write zero to the tree", "search code for a word", "return two new lists",
+]  # fmt: skip
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """Eight passages; queries 0 to 5 are judged in test, 6 and 7 (and 0 again) in dev."""
+    folder = tmp_path / "toy set"
+    (folder / "qrels").mkdir(parents=True)
+    corpus = [{"_id": f"d{place}", "title": "", "text": text} for place, text in enumerate(PASSAGES)]
+    queries = [{"_id": f"q{place}", "text": " ".join(text.split()[:3])} for place, text in enumerate(PASSAGES)]
+    for name, lines in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for split, numbers in (("test", range(6)), ("dev", (0, 6, 7))):
+        lines = [f"q{number}\td{number}\t1" for number in numbers]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
+    return folder
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    lines = [{"query": text[:12], "pos": [text], "neg": [PASSAGES[place - 1], PASSAGES[place - 2]]}
+             for place, text in enumerate(PASSAGES)]  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def reranker(tiny_reranker: str, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_reranker, tmp_path / "reranker"))
+
+
+def test_all_arms_of_a_judged_set(
+    judged: Path, tiny_encoder: str, reranker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, page, run_dir = tmp_path / "out.json", tmp_path / "out.html", tmp_path / "runs"
+    command = [
+        "evaluate", "-m", tiny_encoder, str(reranker), "-d", str(judged), "--first_stage", "bm25", tiny_encoder,
+        "--output_file", str(out), "--report", str(page), "--run_dir", str(run_dir), "--top_k", "5",
+        "--fusion", "zscore", "--dev_split", "dev", "--baseline", "bm25", "--dtype", "float32",
+    ]  # fmt: skip
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    data = json.loads(out.read_text())
+    encoder = Path(tiny_encoder).name
+    names = [arm["name"] for arm in data["arms"]]
+    assert names[:3] == ["bm25", encoder, "reranker over bm25"]
+    assert len(names) == 6
+    assert data["num_queries"] == 6
+    assert data["metrics"] == ["nDCG@10", "MRR@10", "MAP", "Recall@5"]
+    assert "win/tie/loss" in shown
+    assert "<!doctype html>" in page.read_text()
+
+    qrels = read_qrels(run_dir / "qrels.txt")
+    for file in run_dir.glob("*.run"):
+        run = read_run(file)
+        figure = next(arm for arm in data["arms"] if arm["name"].startswith(file.stem.split("_")[0]))
+        assert all(len(found) <= 5 for found in run.values()), figure
+    bm25 = evaluate_run(qrels, read_run(run_dir / "bm25.run"), ["nDCG@10"])["nDCG@10"]
+    assert mean(bm25) == pytest.approx(data["arms"][0]["metrics"]["nDCG@10"]["mean"], abs=1e-12)
+    assert bm25 == data["per_query"]["bm25"]["nDCG@10"]
+
+    stored = load_fusion(reranker)
+    assert stored is not None
+    assert stored.queries == 2  # q0 is judged in test and left out
+    assert stored.first_stage == encoder
+
+    assert main(command) == 0
+    again = capsys.readouterr()
+    assert "done already" in again.err
+    assert again.out.splitlines()[0] == shown.splitlines()[0]
+
+
+def test_a_reranker_alone_gets_bm25_and_the_stored_weight(
+    judged: Path, reranker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_fusion(reranker, Fusion("zscore", 0.0, "nDCG@10", 9, "bm25"))
+    assert main(["evaluate", "-m", str(reranker), "-d", str(judged), "--fusion", "zscore", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [arm["name"] for arm in data["arms"]] == [
+        "bm25", "reranker over bm25", "reranker + bm25 (zscore, w=0)"
+    ]  # fmt: skip
+    assert data["per_query"]["bm25"] == data["per_query"]["reranker + bm25 (zscore, w=0)"]
+
+
+def test_bm25_alone(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--first_stage", "bm25", "-d", str(judged), "--metrics", "hit@1", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["metrics"] == ["Success@1"]
+    assert data["headline"].startswith("bm25: Success@1")
+
+
+def test_rows_with_a_reranker_an_embedder_and_bm25(
+    rows: Path, tiny_encoder: str, tiny_reranker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "rows.json"
+    command = ["evaluate", f"-m={tiny_reranker}", "-m", tiny_encoder, f"--test_data={rows}", f"--output_file={out}"]
+    assert main([*command, "--baseline", "bm25", "--fusion", "rrf", "--first_stage", tiny_encoder]) == 0
+    data = json.loads(out.read_text())
+    assert data["num_pairs"] == 24
+    assert len(data["arms"]) == 4
+    for arm in data["arms"]:
+        assert set(arm["overall"]) == {"precision", "recall", "F1", "best F1", "AUC"}
+        assert {"nDCG@10", "MRR", "MAP", "Success@1", "pair accuracy"} <= set(arm["metrics"])
+    bm25 = next(arm for arm in data["arms"] if arm["name"] == "bm25")
+    assert bm25["metrics"]["pair accuracy"]["mean"] > 0.9
+    assert "over all pairs" in capsys.readouterr().out
+
+
+def test_rows_with_only_a_reranker_have_one_arm(
+    rows: Path, tiny_reranker: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--model_path", tiny_reranker, "-d", str(rows), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["arms"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (["-m", "./nowhere"], 1, "not found"),
+        (["--first_stage", "bm25", "--split", "train"], 1, 'no split "train"'),
+        (["--first_stage", "bm25", "--metrics", "ndgc@10"], 2, "unknown metric"),
+        (["--first_stage", "bm25", "--baseline", "bm52"], 2, "no arm is called"),
+        (["--first_stage", "bm25", "--fusion_weight", "much"], 2, "--fusion_weight"),
+        ([], 2, "needs a model"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    judged: Path, more: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "never.json"
+    assert main(["evaluate", "-d", str(judged), "--output_file", str(out), *more]) == code
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_auto_weight_without_a_source_is_an_error(
+    judged: Path, reranker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "-m", str(reranker), "-d", str(judged), "--fusion", "zscore"]) == 1
+    assert "--dev_split" in capsys.readouterr().err
+    assert not (reranker / FILE_NAME).exists()
