@@ -28,6 +28,8 @@ class HashEncoder:
 
     def encode(self, texts: Sequence[str], side: Side, progress: Progress | None = None) -> np.ndarray:
         self.calls.append(list(texts))
+        if progress is not None:
+            progress(len(texts))
         return np.stack([self.vector(text) for text in texts])
 
     def vector(self, text: str) -> np.ndarray:

@@ -80,8 +80,7 @@ def cached_encode(
     distinct = list(first.values())
     for start in range(0, len(distinct), window):
         part = distinct[start : start + window]
-        _fill(result, part, keys, texts, encoder, side, store)
-        report(len(part))
+        _fill(result, part, keys, texts, encoder, side, store, report)
     if len(distinct) < len(texts):
         _repeat(result, [first[key] for key in keys], window)
         report(len(texts) - len(distinct))
@@ -90,7 +89,7 @@ def cached_encode(
 
 def _fill(
     result: Vectors, part: list[int], keys: list[bytes], texts: Sequence[str], encoder: Encoder, side: Side,
-    store: _Store | None,
+    store: _Store | None, report: Progress,
 ) -> None:  # fmt: skip
     """Write one window's rows of ``result``: from the store, or encoded now and stored."""
     stored = store.load([keys[index] for index in part]) if store is not None else {}
@@ -98,10 +97,11 @@ def _fill(
     for index in part:
         if keys[index] in stored:
             result[index] = stored[keys[index]]
+    report(len(part) - len(missing))
     if not missing:
         return
     wanted = [texts[index] for index in missing]
-    vectors = np.ascontiguousarray(encoder.encode(wanted, side), dtype=np.float32)
+    vectors = np.ascontiguousarray(encoder.encode(wanted, side, report), dtype=np.float32)
     _check_finite(vectors, wanted, side)
     if store is not None:
         store.add([keys[index] for index in missing], vectors)
