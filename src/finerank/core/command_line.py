@@ -99,7 +99,7 @@ def _scan(
         if name == "dump_config":
             typed[name] = True
         elif name == "config" and "config" not in known:
-            typed[name] = _one(words, word)
+            typed[name] = [words.pop(0)] if equals else _one(words, word)
         else:
             _flag(name, word, words, bool(equals), known, verb, typed, extras if passthrough else None)
     return typed, extras
@@ -111,9 +111,9 @@ def _flag(
 ) -> None:  # fmt: skip
     canonical = _canonical(name, known, verb)
     if canonical is None and name.startswith("no_"):
-        canonical = _canonical(name[3:], known, verb)
-        if canonical is not None and known[canonical].kind is bool:
-            typed[canonical] = False
+        negated = _canonical(name[3:], known, verb)
+        if negated is not None and known[negated].kind is bool:
+            typed[negated] = False
             return
     if canonical is None:
         if extras is None:
@@ -137,7 +137,7 @@ def _flag(
     elif item.metadata.get("bare") is not None and not inline and (not words or _is_flag(words[0])):
         typed[canonical] = item.metadata["bare"]
     else:
-        typed[canonical] = _one(words, word)[0]
+        typed[canonical] = words.pop(0) if inline else _one(words, word)[0]
 
 
 def _store(typed: dict[str, Any], item: Option, values: list[str]) -> None:

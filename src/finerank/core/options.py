@@ -1,5 +1,4 @@
-"""A dataclass is a command line: fields become flags, YAML keys, help and checks. Each option is declared once.
-"""
+"""A dataclass is a command line: fields become flags, YAML keys, help and checks. Each option is declared once."""
 
 from __future__ import annotations
 
@@ -209,12 +208,13 @@ def _scalar(item: Option, value: Any) -> Any:
         return text
     try:
         number = float(value) if not isinstance(value, bool) else None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = None
-    if number is None or number != number or (item.kind is int and number != int(number if abs(number) < 1e18 else 0)):
+    if number is None or number != number or (item.kind is int and not number.is_integer()):
         wanted = "a whole number" if item.kind is int else "a number"
         raise UsageError(f'{item.flag} must be {wanted}, got "{value}"')
-    return item.kind(number)
+    # A float holds 53 bits; a seed may have 64.
+    return int(value) if item.kind is int and str(value).strip().lstrip("+-").isdecimal() else item.kind(number)
 
 
 def _boolean(item: Option, value: Any) -> bool:
