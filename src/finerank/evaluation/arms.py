@@ -23,6 +23,7 @@ from finerank.retrieval.dense import DenseRetriever
 
 Kind = Literal["embedder", "reranker"]
 BM25 = "bm25"
+GENERIC = ("best", "checkpoint", "final", "merged", "model", "output")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,10 @@ class Loaded:
         return str(self.model.fingerprint())
 
     def describe(self) -> dict[str, Any]:
-        return {} if self.model is None else dict(self.model.describe())
+        """Return the facts of a banner, without the name."""
+        if self.model is None:
+            return {"words": "English stop words left out, identifiers split"}
+        return {key: value for key, value in self.model.describe().items() if key != "model"}
 
 
 @dataclass
@@ -114,8 +118,12 @@ def load_models(
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """Return the last part of each path, or the whole where that is not unique."""
-    last = [Path(path).name or path for path in paths]
+    """Return the last part of each path (two parts if the last is a word such as "model"), or all of it if not unique.
+
+    >>> short_names(["a/e5", "b/e5", "runs/tuned/model", "org/base"])
+    ['a/e5', 'b/e5', 'tuned/model', 'base']
+    """
+    last = ["/".join(Path(path).parts[-(2 if Path(path).name in GENERIC else 1) :]) or path for path in paths]
     return [name if last.count(name) == 1 else path for name, path in zip(last, paths)]
 
 
@@ -187,7 +195,7 @@ def _rerank(model: Loaded, judged: Judged, first: Run, options: ArmOptions, labe
 
 
 def _recall_note(arms: Arms, retrievers: dict[str, Retriever], options: ArmOptions) -> None:
-    if len(arms.runs) > len(retrievers):
+    if retrievers and arms.comparisons:
         arms.notes.append(
             f"Rerankers score the first stage's top {options.top_k} only; relevant passages that it missed stay missed."
         )

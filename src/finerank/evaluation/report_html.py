@@ -64,9 +64,10 @@ def _header(report: Report) -> str:
 
 def _figures(report: Report) -> str:
     cards = "".join(_metric_card(report, metric) for metric in report.metrics)
+    even = " even" if len(report.metrics) in (2, 4) else ""
     return (
         f'<section><h2>Quality</h2><p class="lead">Mean over queries with its 95 % bootstrap interval; '
-        f'the dashed line is the baseline.</p><div class="cards">{cards}</div></section>'
+        f'the dashed line is the baseline.</p><div class="cards{even}">{cards}</div></section>'
     )
 
 
@@ -156,7 +157,7 @@ def _per_query(report: Report) -> str:
     lead = f"{metric} of every query: differences sorted, and one dot per query (above the diagonal is better)."
     return (
         f'<section><h2>Query by query</h2><p class="lead">{escape(lead)}</p>'
-        f'<div class="cards">{"".join(cards)}</div></section>'
+        f'<div class="cards plots">{"".join(cards)}</div></section>'
     )
 
 

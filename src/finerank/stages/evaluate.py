@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from finerank.core.errors import UsageError
 from finerank.core.model_options import ModelOptions
-from finerank.core.options import option, semantic
+from finerank.core.options import ignored, option, semantic
 from finerank.core.outcomes import Outcome
 from finerank.core.seeding import DEFAULT_SEED
 
@@ -83,9 +83,7 @@ class EvaluateOptions(ModelOptions):
         metavar="DIR|auto|none",
         semantic=False,
     )
-    batch_size: int | None = option(
-        None, "accepted and without effect: batches are formed by tokens, to fit the machine", ge=1, semantic=False
-    )
+    batch_size: Any = ignored("batches are formed by tokens, to fit the machine, and do not change the result")
     sample_queries: int = option(20, "queries shown side by side in the HTML page", ge=0)
     seed: int = option(DEFAULT_SEED, "seed of the intervals, the tests and the sample", ge=0)
     overwrite: bool = option(False, "replace an output made with other options or inputs", semantic=False)
@@ -116,10 +114,11 @@ def run(options: EvaluateOptions) -> Outcome:
         models=_fingerprints(options, models),
         overwrite=options.overwrite,
     ) as output:
-        if output.done:
+        if output.done and not _lacks_files(options):
             return _stored(options.output_file)
         outcome, counts = _evaluate(options, models)
-        output.write_whole(_json(outcome.data), counts)
+        if not output.done:
+            output.write_whole(_json(outcome.data), counts)
     return outcome
 
 
@@ -266,8 +265,15 @@ def _banner(options: EvaluateOptions, models: Sequence[Loaded], queries: int, pa
     facts: dict[str, object] = {"data": ", ".join(options.data), "queries": queries, "passages": passages}
     for model in models:
         about = ", ".join(f"{key} {value}" for key, value in model.describe().items())
-        facts[model.name] = f"{model.kind} ({about})" if about else model.kind
+        facts[model.name] = f"{model.kind or 'lexical'}: {about}"
     banner("evaluate", facts)
+
+
+def _lacks_files(options: EvaluateOptions) -> bool:
+    """Say whether a page or runs are asked for that an earlier run with the same result did not write."""
+    from pathlib import Path
+
+    return any(path is not None and not Path(path).exists() for path in (options.report, options.run_dir))
 
 
 def _stored(path: str) -> Outcome:
