@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from finerank.core.errors import UsageError, UserError
 from finerank.core.model_options import ModelOptions
-from finerank.core.options import option, parse_range, semantic
+from finerank.core.options import ignored, option, parse_range, semantic
 from finerank.core.outcomes import Outcome
 from finerank.core.seeding import DEFAULT_SEED
 
@@ -94,12 +94,7 @@ class MineOptions(ModelOptions):
     embedder_passage_max_length: int | None = option(
         None, "tokens of a passage, special tokens included; without it, the model's own limit", ge=3
     )
-    batch_size: int | None = option(
-        None,
-        "accepted and without effect: batches are formed by tokens, to fit the machine, and do not change the result",
-        ge=1,
-        semantic=False,
-    )
+    batch_size: Any = ignored("batches are formed by tokens, to fit the machine, and do not change the result")
     use_gpu_for_searching: bool = option(
         False, "search on the CUDA device if there is one; the result is the same", semantic=False
     )

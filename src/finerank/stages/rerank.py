@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finerank.core.errors import UsageError, UserError
 from finerank.core.model_options import ModelOptions
-from finerank.core.options import option, semantic
+from finerank.core.options import ignored, option, semantic
 from finerank.core.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ class RerankOptions(ModelOptions):
         "weight of the model against 1 for the first stage; auto: the one stored with the model",
         metavar="W|auto",
     )
-    batch_size: int | None = option(
-        None, "accepted and without effect: batches are formed by tokens, to fit the machine", ge=1, semantic=False
-    )
+    batch_size: Any = ignored("batches are formed by tokens, to fit the machine, and do not change the result")
     overwrite: bool = option(False, "replace an output made with other options or inputs", semantic=False)
 
     def __post_init__(self) -> None:
