@@ -94,7 +94,7 @@ class Arms:
 def load_models(
     models: Sequence[str], first_stages: Sequence[str], baseline: str | None, options: ArmOptions
 ) -> list[Loaded]:
-    """Load each named model once; first stages come first, then a baseline that is not among the models.
+    """Load each named model once, in the order given; before them first stages and a baseline not among the models.
 
     Rerankers without a first stage get bm25.
     """
@@ -110,7 +110,7 @@ def load_models(
     firsts = list(first_stages)
     if not firsts and "reranker" in kinds.values():
         firsts = [BM25]
-    order = list(dict.fromkeys([*firsts, *extra, *models]))
+    order = list(dict.fromkeys([*(path for path in firsts if path not in models), *extra, *models]))
     return [
         Loaded(path, name, kinds[path], _load(path, kinds[path], options), path in firsts, path in asked)
         for path, name in zip(order, short_names(order))
@@ -204,8 +204,13 @@ def _recall_note(arms: Arms, retrievers: dict[str, Retriever], options: ArmOptio
 def _retriever(model: Loaded, judged: Judged, options: ArmOptions) -> Retriever:
     if model.model is None:
         return Bm25Retriever(judged.passages)
+    # the same rule as mining: cosine, unless the model's own configuration says inner product
+    cosine = model.model.model.similarity_fn_name != "dot"
+    device = "cuda" if str(model.model.device).startswith("cuda") else "cpu"
     with progress(len(judged.passages), f"{model.name}: encode", "passages") as update:
-        return DenseRetriever(model.model, judged.passages, cache=options.cache, progress=update)
+        return DenseRetriever(
+            model.model, judged.passages, cache=options.cache, cosine=cosine, device=device, progress=update
+        )
 
 
 def _kind(path: str, cache_dir: str | None) -> Kind:
