@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hash_encoder import HashEncoder
 
 from finerank.core.errors import UserError
 from finerank.retrieval.dense import DenseRetriever, exact_scores, top_k
+from tests.retrieval.hash_encoder import HashEncoder
 
 
 def brute_force(queries: np.ndarray, pool: np.ndarray, k: int, cosine: bool) -> tuple[np.ndarray, np.ndarray]:

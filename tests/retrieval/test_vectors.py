@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hash_encoder import HashEncoder
 
 from finerank.core.errors import UserError
 from finerank.core.protocols import Progress, Side
 from finerank.retrieval import vectors
 from finerank.retrieval.vectors import cache_folder, cached_encode, default_cache
+from tests.retrieval.hash_encoder import HashEncoder
 
 TEXTS = [f"text {number}" for number in range(25)]
 
