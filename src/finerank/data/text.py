@@ -14,6 +14,8 @@ def normal_form(text: str) -> str:
     >>> normal_form("  Ｈello\\u00a0 WORLD\\n")
     'hello world'
     """
+    if text.isascii():  # the same result at a tenth of the price
+        return " ".join(text.lower().split())
     # Case folding can undo a composition (and NFKC can uncover a capital), so the pair is applied until it is stable.
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(unicodedata.normalize("NFKC", folded.casefold()).split())
