@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Modules that tests run in processes of their own. Python's fork server imports them before it learns of sys.path.
+PROCESSES = str(Path(__file__).parent / "processes")
+sys.path.insert(0, PROCESSES)
+os.environ["PYTHONPATH"] = os.pathsep.join([PROCESSES, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 WORDS = (
     "a an and are as at be by can cat code dog each file find fish for from get give given has have how in is it list "

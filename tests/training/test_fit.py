@@ -224,7 +224,7 @@ def test_total_steps_is_what_transformers_takes(tmp_path: Path) -> None:
 
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tiny"])
+SERVER.set_forkserver_preload(["tiny", "train_process"])
 
 
 def start(options: dict[str, Any]) -> Any:

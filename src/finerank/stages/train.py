@@ -243,9 +243,7 @@ def _fingerprint(model: Any) -> str:
     return str(model.fingerprint())
 
 
-def _train(
-    options: TrainOptions, typed: Mapping[str, Any], rows: Sequence[Row], model: Any, folder: Folder
-) -> Outcome:
+def _train(options: TrainOptions, typed: Mapping[str, Any], rows: Sequence[Row], model: Any, folder: Folder) -> Outcome:
     from finerank.training.job import Job
 
     job = Job(

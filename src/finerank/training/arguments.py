@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -96,7 +97,10 @@ def training_arguments(values: Mapping[str, Any], typed: Mapping[str, Any]) -> T
     """
     hf_logging.set_verbosity_error()
     try:
-        arguments = TrainingArguments(**{**values, **typed, **FORCED})
+        with warnings.catch_warnings():
+            # It speaks of names that are to change in a later release, not of anything to act on.
+            warnings.simplefilter("ignore", FutureWarning)
+            arguments = TrainingArguments(**{**values, **typed, **FORCED})
     except (ValueError, TypeError) as error:
         raise UsageError(f"transformers refuses these training options: {' '.join(str(error).split())}") from None
     # Several visible GPUs without torchrun would be wrapped in nn.DataParallel, which cannot split our batches.

@@ -107,6 +107,19 @@ class Patience(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
 
+class Reporter(TrainerCallback):  # type: ignore[misc]
+    """Says each evaluation in one line: step, loss since the last one, every figure."""
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        figures = {name: value for name, value in state.log_history[-1].items() if name.startswith("eval_")}
+        loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
+        facts = ([f"loss {loss:.4f}"] if loss is not None else []) + [
+            f"{name[5:]} {value:.4f}" for name, value in figures.items()
+        ]
+        where = f"step {state.global_step:,} of {state.max_steps:,}" if state.global_step else "before the first step"
+        say(f"{where}: {', '.join(facts)}")
+
+
 class Signals(TrainerCallback):  # type: ignore[misc]
     """On the first Ctrl-C or SIGTERM: finish the step, save, leave. On the second: leave at once."""
 

@@ -76,7 +76,7 @@ def seal(folder: Path) -> None:
 def fault(folder: Path) -> str | None:
     """Say what is wrong with a checkpoint; None if it is whole."""
     try:
-        recorded = json.loads((folder / SEAL).read_text(encoding="utf-8"))["sha256"]
+        recorded = dict(json.loads((folder / SEAL).read_text(encoding="utf-8"))["sha256"])
     except FileNotFoundError:
         return f"it has no {SEAL}: it was never finished"
     except (OSError, ValueError, KeyError, TypeError):
@@ -87,6 +87,8 @@ def fault(folder: Path) -> str | None:
             return f"{name} is missing"
         if _digest(path) != digest:
             return f"{name} is not what was written"
+    if not recorded:
+        return f"its {SEAL} names no file"
     return None
 
 

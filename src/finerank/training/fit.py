@@ -19,7 +19,7 @@ from finerank.core.errors import UserError
 from finerank.core.protocols import Trainable
 from finerank.data.console import say, warn
 from finerank.training import checkpoint
-from finerank.training.callbacks import Bar, Journal, Patience, Signals, out_of_patience
+from finerank.training.callbacks import Bar, Journal, Patience, Reporter, Signals, out_of_patience
 from finerank.training.losses import Loss
 from finerank.training.trainer import STATE, Evaluator, GroupTrainer, load_weights
 
@@ -119,7 +119,7 @@ def fit(
     args.eval_on_start = evaluator is not None and resume_from is None
     bar = Bar(label)
     signals = Signals()
-    callbacks = [Journal(Path(args.output_dir)), bar, Patience(metric, patience), signals]
+    callbacks = [Journal(Path(args.output_dir)), bar, Reporter(), Patience(metric, patience), signals]
     trainer = GroupTrainer(trainable, args, groups, loss, evaluator, callbacks, autocast)
     start = time.monotonic()
     before = _resumed_state(resume_from)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_model, save_file, save_model
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from finerank.batching.groups import GroupMaker
@@ -71,6 +71,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self.flatness = Flatness()
         self.rows_seen = 0
         self.evaluation_seconds = 0.0
+        _checkpoint_activations(trainable.module, args)
         super().__init__(
             model=trainable.module,
             args=args,
@@ -193,6 +194,24 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(model if model is not None else self.model, Path(resume_from_checkpoint))
+
+
+def _checkpoint_activations(module: torch.nn.Module, args: TrainingArguments) -> None:
+    """Switch gradient checkpointing on where it can be: in the transformers models inside ``module``.
+
+    The parent would look for it on ``module`` itself.
+    """
+    if not (args.gradient_checkpointing or getattr(args, "activation_checkpointing", False)):
+        return
+    keywords = args.gradient_checkpointing_kwargs or getattr(args, "activation_checkpointing_kwargs", None)
+    for part in module.modules():
+        if not isinstance(part, PreTrainedModel) or not part.supports_gradient_checkpointing:
+            continue
+        if hasattr(part, "activation_checkpointing_enable"):
+            part.activation_checkpointing_enable(activation_checkpointing_kwargs=keywords)
+        else:
+            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs=keywords)
+    args.gradient_checkpointing = args.activation_checkpointing = False
 
 
 def load_weights(module: torch.nn.Module, folder: Path) -> None:

@@ -1,0 +1,59 @@
+"""Held-out measures: figures by hand, the model asked anew each time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from finerank.core.protocols import Pair, Progress
+from finerank.core.records import Row
+from finerank.data.sources import Judged
+from finerank.evaluation.held_out import rerank_measure, rows_measure
+
+ROWS = [Row("q1", ("good one",), ("bad a", "bad b")), Row("q2", ("good two",), ("bad a", "bad c"))]
+
+
+class ByTable:
+    """Scores a passage by a table; what is not in it scores 0."""
+
+    def __init__(self, table: dict[str, float]) -> None:
+        self.table = table
+
+    def fingerprint(self) -> str:
+        return "table"
+
+    def score(self, pairs: Sequence[Pair], progress: Progress | None = None) -> NDArray[np.float32]:
+        return np.array([self.table.get(passage, 0.0) for _, passage in pairs], dtype=np.float32)
+
+
+def test_rows_by_hand_and_asked_anew() -> None:
+    scorer = ByTable({"good one": 3.0, "good two": 1.0, "bad a": 2.0})
+    measure = rows_measure(ROWS, scorer=scorer)
+    # The first positive ranks 1, the second 2.
+    assert measure() == pytest.approx({"nDCG@10": (1 + 1 / math.log2(3)) / 2, "MRR": 0.75, "accuracy": 0.5})
+    scorer.table["good two"] = 5.0
+    assert measure() == pytest.approx({"nDCG@10": 1.0, "MRR": 1.0, "accuracy": 1.0})
+
+
+def test_a_constant_model_is_as_bad_as_can_be() -> None:
+    assert rows_measure(ROWS, scorer=ByTable({}))() == pytest.approx({"nDCG@10": 0.5, "MRR": 1 / 3, "accuracy": 0.0})
+
+
+def test_rows_without_negatives_are_ranked_against_the_others() -> None:
+    bare = [Row(f"q{index}", (f"passage {index}",)) for index in range(5)]
+    measure = rows_measure(bare, scorer=ByTable({f"passage {index}": float(index) for index in range(5)}))
+    # Five passages each; passage 4 is always first, so the positive of row i ranks 5 - i.
+    assert measure()["MRR"] == pytest.approx(sum(1 / rank for rank in range(1, 6)) / 5)
+
+
+def test_reranking_scores_only_what_the_first_stage_found() -> None:
+    judged = Judged(
+        passage_ids=["d1", "d2", "d3"], passages=["red cat", "blue cat", "green dog"], query_ids=["q1", "q2"],
+        queries=["cat", "cat"], qrels={"q1": {"d2": 1}, "q2": {"d3": 1}}, name="toy",
+    )  # fmt: skip
+    measure = rerank_measure(ByTable({"blue cat": 2.0, "green dog": 9.0}), judged, None, depth=2)
+    assert measure() == pytest.approx({"nDCG@10": 0.5, "MRR": 0.5, "accuracy": 0.5})

@@ -1,0 +1,374 @@
+"""``finerank train``: both families against a plain loop, resume, what is odd in data and flags, what is written."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import multiprocessing
+import random
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import train_process
+from torch.nn.functional import cross_entropy
+
+from finerank.batching.groups import GroupMaker
+from finerank.core.command_line import parse
+from finerank.core.errors import DataError, UsageError, UserError
+from finerank.core.records import Group
+from finerank.data.sources import read_rows
+from finerank.stages.train import EmbedderOptions, RerankerOptions, TrainOptions, run
+from finerank.training.dataset import EpochOrder
+from finerank.training.losses import info_nce
+
+NOUNS = ["cat", "code", "dog", "file", "find", "fish", "list", "name", "path", "string", "text", "tree", "word"]
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tiny", "train_process"])
+PLAIN = {"optim": ["sgd"]}
+"""Adam would blow rounding errors of near-zero gradients up to whole steps; plain descent keeps them small."""
+
+
+def write_rows(path: Path, count: int, negatives: int = 3, **extra: Any) -> str:
+    lines = []
+    for index in range(count):
+        noun, other = NOUNS[index % len(NOUNS)], NOUNS[(index * 5 + 1) % len(NOUNS)]
+        row = {
+            "query": f"{noun} {index}",
+            "pos": [f"the {noun} of {other} {index} is " + "read and write " * (index % 4)],
+            "neg": [f"{other} {NOUNS[(index + step) % len(NOUNS)]} " + "search " * step for step in range(negatives)],
+        }
+        lines.append(json.dumps(row | extra))
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> str:
+    return write_rows(tmp_path / "rows.jsonl", 10)
+
+
+def options(family: type[TrainOptions], model: str, rows: str, folder: Path, **values: Any) -> Any:
+    defaults: dict[str, Any] = {
+        "model_name_or_path": model, "train_data": [rows], "output_dir": str(folder), "train_group_size": 3,
+        "per_device_train_batch_size": 4, "device": "cpu", "dtype": "float32", "learning_rate": 0.05,
+        "logging_steps": 1, "dropout": 0.0, "warmup_ratio": 0.0, "weight_decay": 0.0, "lr_scheduler_type": "constant",
+    }  # fmt: skip
+    return family(**defaults | values)
+
+
+def journal(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[float]:
+    return [entry["loss"] for entry in journal(folder) if "loss" in entry]
+
+
+def batches(rows: str, epochs: int) -> list[list[Group]]:
+    groups, order, made = GroupMaker(read_rows([rows]), 3, 42), EpochOrder(10, 42), []
+    for order.epoch in range(epochs):
+        places = list(order)
+        made += [[groups.group(*place) for place in places[start : start + 4]] for start in (0, 4, 8)]
+    return made
+
+
+def descend(parameters: list[torch.nn.Parameter], loss: torch.Tensor) -> None:
+    optimizer = torch.optim.SGD(parameters, lr=0.05)
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+
+
+def same_weights(module: torch.nn.Module, other: torch.nn.Module) -> bool:
+    pairs = zip(module.state_dict().values(), other.state_dict().values())
+    return all(torch.allclose(one, two, atol=1e-5) for one, two in pairs)
+
+
+def test_reranker_equals_a_plain_padded_loop(tmp_path: Path, rows_file: str, tiny_reranker: str) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    run(options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "out", num_train_epochs=2), PLAIN)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_reranker)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_reranker, attn_implementation="eager").eval()
+    expected = []
+    for batch in batches(rows_file, 2):
+        pairs = [(group.query, text) for group in batch for text in group.passages]
+        inputs = tokenizer(*map(list, zip(*pairs)), padding=True, truncation=True, max_length=64, return_tensors="pt")
+        scores = model(**inputs).logits.view(len(batch), 3)
+        loss = cross_entropy(scores, torch.zeros(len(batch), dtype=torch.long))
+        descend(list(model.parameters()), loss)
+        expected.append(loss.item())
+    assert losses(tmp_path / "out") == pytest.approx(expected, abs=1e-5)
+    assert same_weights(model, AutoModelForSequenceClassification.from_pretrained(tmp_path / "out"))
+
+
+def test_embedder_equals_a_plain_padded_loop(tmp_path: Path, rows_file: str, tiny_encoder: str) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    given = options(EmbedderOptions, tiny_encoder, rows_file, tmp_path / "out", num_train_epochs=2, temperature=0.05)
+    run(given, PLAIN)
+    model = SentenceTransformer(tiny_encoder, device="cpu").eval()
+
+    def embed(texts: list[str]) -> torch.Tensor:
+        return model(model.preprocess(texts))["sentence_embedding"]
+
+    expected = []
+    for batch in batches(rows_file, 2):
+        texts = [text for group in batch for text in group.passages]
+        masked = torch.tensor([[text in group.known_positives for text in texts] for group in batch])
+        queries = embed([group.query for group in batch])
+        loss = info_nce(queries, embed(texts), temperature=0.05, masked=masked).mean()
+        descend(list(model.parameters()), loss)
+        expected.append(loss.item())
+    assert losses(tmp_path / "out") == pytest.approx(expected, abs=1e-5)
+    assert same_weights(model, SentenceTransformer(str(tmp_path / "out"), device="cpu"))
+
+
+@pytest.mark.parametrize("family", [EmbedderOptions, RerankerOptions])
+def test_loss_falls_and_the_best_is_kept(
+    tmp_path: Path, tiny_encoder: str, family: type[TrainOptions], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 8)
+    given = options(
+        family, tiny_encoder, rows, tmp_path / "out", eval_data=[rows], num_train_epochs=15, learning_rate=3e-3,
+    )  # fmt: skip
+    outcome = run(given)
+    curve = losses(tmp_path / "out")
+    assert sum(curve[-4:]) < 0.5 * sum(curve[:4])
+    base, best = outcome.data["base"], outcome.data["best"]
+    assert set(best) == {"nDCG@10", "MRR", "accuracy"}
+    assert best["nDCG@10"] > base["nDCG@10"]
+    evaluated = {entry["step"]: entry["eval_nDCG@10"] for entry in journal(tmp_path / "out") if "eval_MRR" in entry}
+    assert evaluated[0] == base["nDCG@10"]
+    assert max(value for step, value in evaluated.items() if step) == best["nDCG@10"]
+    assert "nDCG@10" in outcome.text
+    said = capsys.readouterr().err
+    assert "before the first step: nDCG@10" in said
+    assert "1 positive + 2 negatives" in said
+    assert run(given).data == outcome.data
+    assert "already trained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", [EmbedderOptions, RerankerOptions])
+def test_the_card_has_a_snippet_that_runs(tmp_path: Path, rows_file: str, tiny_encoder: str, family: Any) -> None:
+    run(options(family, tiny_encoder, rows_file, tmp_path / "out", max_steps=1))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert re.search(r'rows.jsonl": "[0-9a-f]{64}"', card)
+    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert snippet is not None
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(snippet[1], {})
+    assert printed.getvalue().strip()
+
+
+def test_what_was_measured_is_what_the_saved_model_gives(tmp_path: Path, rows_file: str, tiny_reranker: str) -> None:
+    from finerank.evaluation.held_out import rows_measure
+    from finerank.models.load import load_scorer
+
+    given = options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "out", eval_data=[rows_file], max_steps=4)
+    outcome = run(given)
+    saved = load_scorer(str(tmp_path / "out"), device="cpu", dtype="float32")
+    assert rows_measure(read_rows([rows_file]), scorer=saved)() == pytest.approx(outcome.data["best"])
+
+
+def test_judged_folders(tmp_path: Path, rows_file: str, tiny_encoder: str, tiny_reranker: str) -> None:
+    folder = tmp_path / "judged"
+    (folder / "qrels").mkdir(parents=True)
+    rows = read_rows([rows_file])
+    texts = list(dict.fromkeys(text for row in rows for text in (*row.positives, *row.negatives)))
+    write = lambda name, items: (folder / name).write_text("\n".join(json.dumps(item) for item in items))  # noqa: E731
+    write("corpus.jsonl", [{"_id": f"d{place}", "title": "", "text": text} for place, text in enumerate(texts)])
+    write("queries.jsonl", [{"_id": f"q{place}", "text": row.query} for place, row in enumerate(rows)])
+    lines = [f"q{place}\td{texts.index(row.positives[0])}\t1" for place, row in enumerate(rows)]
+    (folder / "qrels" / "dev.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
+    given: dict[str, Any] = {"eval_data": [str(folder)], "max_steps": 2}
+    embedder = run(options(EmbedderOptions, tiny_encoder, rows_file, tmp_path / "e", **given))
+    bm25 = run(options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "r", **given))
+    dense = run(options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "d", first_stage=tiny_encoder, **given))
+    for outcome in (embedder, bm25, dense):
+        assert 0 < outcome.data["base"]["nDCG@10"] <= 1
+    with pytest.raises(UsageError, match="one judged folder"):
+        run(options(EmbedderOptions, tiny_encoder, rows_file, tmp_path / "x", eval_data=[str(folder), rows_file]))
+
+
+@pytest.mark.parametrize("family", [EmbedderOptions, RerankerOptions])
+def test_odd_data(tmp_path: Path, tiny_encoder: str, family: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    one = write_rows(tmp_path / "one.jsonl", 1)
+    assert run(options(family, tiny_encoder, one, tmp_path / "one")).data["steps"] == 1
+    bare = write_rows(tmp_path / "bare.jsonl", 5, negatives=0)
+    counts = run(options(family, tiny_encoder, bare, tmp_path / "bare", eval_data=[bare])).data["groups"]
+    assert (counts["own"], counts["random"], counts["repeated"]) == (0, 10, 0)
+    assert "5 of 5 rows have under 2 usable negatives: 10 random" in capsys.readouterr().err
+    large = options(
+        family, tiny_encoder, one, tmp_path / "large", per_device_train_batch_size=64, dataloader_drop_last=True
+    )  # fmt: skip
+    assert run(large).data["steps"] == 1
+    assert "would drop all 1 rows" in capsys.readouterr().err
+    lonely = write_rows(tmp_path / "lonely.jsonl", 1, negatives=0)
+    with pytest.raises(DataError, match=r"lonely.jsonl:1: the row has no negative"):
+        run(options(family, tiny_encoder, lonely, tmp_path / "lonely"))
+
+
+def test_rows_are_drawn_per_data_set(tmp_path: Path, tiny_encoder: str) -> None:
+    first, second = write_rows(tmp_path / "a.jsonl", 9), write_rows(tmp_path / "b.jsonl", 2)
+    given = options(
+        EmbedderOptions, tiny_encoder, first, tmp_path / "out", max_example_num_per_dataset=4, max_steps=1,
+        train_data=[first, second],
+    )  # fmt: skip
+    assert run(given).data["rows"] == 6
+
+
+def test_bfloat16_products_leave_float32_weights(tmp_path: Path, rows_file: str, tiny_encoder: str) -> None:
+    from safetensors.torch import load_file
+
+    for family in (EmbedderOptions, RerankerOptions):
+        folder = tmp_path / family.__name__
+        given = options(family, tiny_encoder, rows_file, folder, dtype="bfloat16", eval_data=[rows_file], max_steps=2)
+        run(given)
+        assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} <= {
+            torch.float32, torch.int64,
+        }  # fmt: skip
+        full = options(family, tiny_encoder, rows_file, folder.with_suffix(".full"), max_steps=2)
+        run(full)
+        assert losses(folder) == pytest.approx(losses(folder.with_suffix(".full")), rel=0.05)
+        assert losses(folder) != losses(folder.with_suffix(".full"))
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path, rows_file: str, tiny_reranker: str) -> None:
+    run(options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "plain"))
+    run(options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "saved"), {"gradient_checkpointing": ["True"]})
+    assert losses(tmp_path / "saved") == pytest.approx(losses(tmp_path / "plain"), abs=1e-6)
+
+
+def test_workers_change_nothing(tmp_path: Path, rows_file: str, tiny_encoder: str) -> None:
+    run(options(EmbedderOptions, tiny_encoder, rows_file, tmp_path / "0", num_train_epochs=2, dropout=0.1))
+    given = options(EmbedderOptions, tiny_encoder, rows_file, tmp_path / "2", num_train_epochs=2, dropout=0.1)
+    run(given, {"dataloader_num_workers": ["2"]})
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "02"]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "kills"),
+    [
+        ("RerankerOptions", 1),
+        pytest.param("RerankerOptions", 10, marks=pytest.mark.slow),
+        pytest.param("EmbedderOptions", 10, marks=pytest.mark.slow),
+    ],
+)
+def test_sigkill_then_the_same_command_gives_the_same_bytes(
+    tmp_path: Path, rows_file: str, tiny_encoder: str, family: str, kills: int
+) -> None:
+    values = {
+        "model_name_or_path": tiny_encoder, "train_data": [rows_file], "eval_data": [rows_file], "eval_steps": 3,
+        "train_group_size": 3, "per_device_train_batch_size": 4, "device": "cpu", "dtype": "float32",
+        "learning_rate": 1e-3, "save_steps": 1, "logging_steps": 1, "num_train_epochs": 3 + 2 * kills,
+    }  # fmt: skip
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    train_process.train(family, values | {"output_dir": str(tmp_path / "whole" / "out")})
+    folder = tmp_path / "killed" / "out"
+    generator = random.Random(kills)
+    for _ in range(kills):
+        process = SERVER.Process(target=train_process.train, args=(family, values | {"output_dir": str(folder)}, True))
+        process.start()
+        wait_for_lines(folder / "metrics.jsonl", generator.randint(1, 6), process)
+        time.sleep(generator.random() * 0.1)
+        process.kill()
+        process.join()
+    train_process.train(family, values | {"output_dir": str(folder)})
+    for name in ("model.safetensors", "config.json"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / "out" / name).read_bytes()
+    kept = [
+        [{key: value for key, value in entry.items() if "train" not in key} for entry in journal(place)]
+        for place in (folder, tmp_path / "whole" / "out")
+    ]
+    assert kept[0] == kept[1]
+
+
+def wait_for_lines(path: Path, lines: int, process: Any) -> None:
+    """Wait until ``process`` has added ``lines`` lines, or has ended."""
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    start = None
+    while process.is_alive():
+        if path.exists() and path.stat().st_mtime_ns != before:
+            count = len(path.read_bytes().splitlines())
+            start = count if start is None else start
+            if count - start >= lines:
+                return
+        time.sleep(0.005)
+
+
+def test_many_cut_positives_and_a_worse_model_are_said(
+    tmp_path: Path, rows_file: str, tiny_reranker: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from finerank.training.tripwires import worse_than_base
+
+    run(options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "out", max_len=8, max_steps=1))
+    assert "positives (100%) are longer than 8 tokens" in capsys.readouterr().err
+    assert worse_than_base({"MRR": 0.5}, {"MRR": 0.4}, "MRR") == (
+        "the tuned model is worse than the base: MRR 0.5000 -> 0.4000"
+    )
+    assert worse_than_base({"MRR": 0.5}, {"MRR": 0.5}, "MRR") is None
+
+
+def test_another_run_over_a_finished_one_is_refused(tmp_path: Path, rows_file: str, tiny_reranker: str) -> None:
+    run(options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "out", max_steps=1))
+    with pytest.raises(UserError, match="--max_steps"):
+        run(options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "out", max_steps=2))
+    again = options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "out", max_steps=2, overwrite=True)
+    assert run(again).data["steps"] == 2
+
+
+def test_a_missing_model_is_one_sentence(tmp_path: Path, rows_file: str) -> None:
+    with pytest.raises(UserError, match="not found: there is no such folder"):
+        run(options(RerankerOptions, "./no/such/model", rows_file, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+SEED_LINES = [
+    # seed 000, local data and hub data
+    (RerankerOptions, "--model_name_or_path M --train_data ROWS --learning_rate 6e-5 --num_train_epochs 5 "
+     "--per_device_train_batch_size 8 --dataloader_drop_last True --train_group_size 4 --max_len 64 "
+     "--weight_decay 0.01 --logging_steps 500 --save_steps 500 --overwrite_output_dir True"),
+    # seed 001, embedder and reranker
+    (EmbedderOptions, "--output_dir OUT --model_name_or_path M --train_data ROWS --learning_rate 1e-5 --fp16 "
+     "--num_train_epochs 5 --per_device_train_batch_size 4 --dataloader_drop_last True --normlized True "
+     "--temperature 0.02 --query_max_len 32 --passage_max_len 48 --train_group_size 2 --negatives_cross_device "
+     "--logging_steps 10 --query_instruction_for_retrieval "),
+    (RerankerOptions, "--output_dir OUT --model_name_or_path M --train_data ROWS --learning_rate 6e-5 --fp16 "
+     "--num_train_epochs 5 --per_device_train_batch_size 4 --gradient_accumulation_steps 4 "
+     "--dataloader_drop_last True --train_group_size 16 --max_len 64 --weight_decay 0.01 --logging_steps 10"),
+    # seed 002, without its plateau schedule
+    (RerankerOptions, "--model_name_or_path M --finetune_model_dir OUT --data_path ROWS --train_group_size 8 "
+     "--max_len 64 --batch_size 2 --total_epoch 3 --lr 1e-5 --device cpu"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "line"), SEED_LINES)
+def test_lines_of_the_seeds(
+    family: Any, line: str, tmp_path: Path, rows_file: str, tiny_encoder: str, tiny_reranker: str
+) -> None:
+    model = tiny_encoder if family is EmbedderOptions else tiny_reranker
+    names = {"M": model, "ROWS": rows_file, "OUT": str(tmp_path / "out")}
+    words = [names.get(word, word) for word in line.split(" ")]
+    parsed = parse(family, [*words, "--max_steps", "1"], "train", passthrough=True)
+    parsed.options.device = "cpu"
+    if "OUT" not in line:
+        parsed.options.output_dir = str(tmp_path / "out")
+    assert run(parsed.options, parsed.extras).data["steps"] == 1
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_bare_resume_flag() -> None:
+    words = ["--model_name_or_path", "M", "--train_data", "R", "--resume_from_checkpoint", "--seed", "7"]
+    assert parse(RerankerOptions, words, "train reranker").options.resume_from_checkpoint == "auto"
+    words[5:5] = ["some/folder"]
+    assert parse(RerankerOptions, words, "train reranker").options.resume_from_checkpoint == "some/folder"

@@ -1,0 +1,54 @@
+"""Flags of transformers: typed as it types them, old names taken, unknown ones refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finerank.core.errors import UsageError
+from finerank.training.arguments import parse_extras, training_arguments
+
+
+def test_values_get_the_type_of_their_field() -> None:
+    typed, notes = parse_extras(
+        {"adam_beta2": ["0.95"], "bf16_full_eval": [], "dataloader_num_workers": ["2"], "optim": ["sgd"]}, []
+    )
+    assert typed == {"adam_beta2": 0.95, "bf16_full_eval": True, "dataloader_num_workers": 2, "optim": "sgd"}
+    assert notes == []
+
+
+def test_old_names_are_mapped_and_empty_ones_said_aloud() -> None:
+    typed, notes = parse_extras({"evaluation_strategy": ["epoch"], "no_cuda": ["True"], "save_safetensors": []}, [])
+    assert typed == {"eval_strategy": "epoch", "use_cpu": True}
+    assert len(notes) == 1
+    assert notes[0].startswith("--save_safetensors has no effect")
+
+
+def test_unknown_names_name_the_nearest() -> None:
+    with pytest.raises(UsageError, match='unknown flag --adam_beta3 for train; did you mean "adam_beta'):
+        parse_extras({"adam_beta3": ["1"]}, [])
+    with pytest.raises(UsageError, match='did you mean "train_group_size"'):
+        parse_extras({"train_group_sise": ["1"]}, ["train_group_size"])
+
+
+@pytest.mark.parametrize("extras", [{"adam_beta1": ["high"]}, {"adam_beta1": []}, {"adam_beta1": ["0.9", "0.8"]}])
+def test_values_of_the_wrong_kind_are_usage_errors(extras: dict[str, list[str]]) -> None:
+    with pytest.raises(UsageError):
+        parse_extras(extras, [])
+
+
+def test_a_combination_that_transformers_refuses_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="transformers refuses"):
+        training_arguments({"output_dir": str(tmp_path), "use_cpu": True}, {"lr_scheduler_type": "lineer"})
+    with pytest.raises(UsageError, match="transformers refuses"):
+        training_arguments({"output_dir": str(tmp_path), "use_cpu": True, "warmup_steps": -1}, {})
+
+
+def test_the_users_values_win_over_ours_but_not_over_what_is_forced(tmp_path: Path) -> None:
+    args = training_arguments(
+        {"output_dir": str(tmp_path), "use_cpu": True, "optim": "adamw_torch"},
+        {"optim": "sgd", "logging_nan_inf_filter": True},
+    )
+    assert args.optim == "sgd"
+    assert args.logging_nan_inf_filter is False
