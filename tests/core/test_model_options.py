@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from finerank.core.command_line import parse
 from finerank.core.errors import UsageError
 from finerank.core.model_options import ModelOptions
-from finerank.core.command_line import parse
 from finerank.core.options import semantic
 
 

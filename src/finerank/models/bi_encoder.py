@@ -125,7 +125,9 @@ class BiEncoder:
         """Digest of all that decides a vector of this side."""
         if side not in self._fingerprints:
             recipe = f"{self.prompts[side]}\x00{self.max_lens[side]}\x00{self.device.type}\x00{list(self.model)[1:]}"
-            self._fingerprints[side] = weights_digest(self.model, recipe, self.tokenizer.state)
+            self._fingerprints[side] = weights_digest(
+                self.model, self.model[0].model.config, recipe, self.tokenizer.state
+            )
         return self._fingerprints[side]
 
     def encode(self, texts: Sequence[str], side: Side, progress: Progress | None = None) -> NDArray[np.float32]:

@@ -1,7 +1,8 @@
 """Cross-encoders: query-passage pairs to scores, loaded and saved as sequence-classification models.
 
-The pair is cut longest side first to ``max_len`` tokens; with ``query_max_len`` or ``passage_max_len`` each side is cut
-to its own length before. The transformer runs in ``--dtype``; its head runs in float32, so that close scores stay apart.
+The pair is cut, longest side first, to ``max_len`` tokens; with ``query_max_len`` or ``passage_max_len`` each side is
+cut to its own length before. The transformer runs in ``--dtype``; its head runs in float32, so that close scores stay
+apart.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class CrossEncoder:
         """Digest of all that decides a score."""
         if not self._fingerprint:
             recipe = f"{self.max_len}\x00{self.query_max_len}\x00{self.passage_max_len}\x00{self.device.type}"
-            self._fingerprint = weights_digest(self.module, recipe, self.tokenizer.state)
+            self._fingerprint = weights_digest(self.module, self.model[0].model.config, recipe, self.tokenizer.state)
         return self._fingerprint
 
     def score(self, pairs: Sequence[Pair], progress: Progress | None = None) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ import torch
 
 from finerank.core.errors import UserError
 from finerank.data import console
+from finerank.models.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,6 +107,8 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f'unknown --device "{name}"', hint="auto, cpu, cuda, cuda:0 or mps") from None
+    if device.type == "cpu":
+        keep_freed_memory()
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if not available.get(device.type, True):
         raise UserError(f"--device {name}: there is no {device.type} device here", hint="--device auto")
@@ -226,16 +229,24 @@ def bounded_length(asked: int | None, own: int | None, config: Any, flag: str) -
     return min(wanted, limit)
 
 
-def weights_digest(module: torch.nn.Module, *parts: str) -> str:
-    """Return a digest of a module's weights (names, dtypes, bytes) and of ``parts``."""
+def weights_digest(module: torch.nn.Module, config: Any, *parts: str) -> str:
+    """Return a digest of a module's weights (names, dtypes, bytes), its configuration and ``parts``."""
     digest = blake2b(digest_size=16)
-    for part in parts:
+    for part in (_architecture(config), *parts):
         digest.update(part.encode())
         digest.update(b"\x00")
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _architecture(config: Any) -> str:
+    """Return what of a configuration changes results: not where it was loaded from, or by which version."""
+    aside = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"}
+    return json.dumps(
+        {key: value for key, value in config.to_diff_dict().items() if key not in aside}, sort_keys=True, default=str
+    )
 
 
 def _family(name: str) -> Any:
