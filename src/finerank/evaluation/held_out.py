@@ -13,6 +13,7 @@ from finerank.batching.groups import GroupMaker
 from finerank.core.protocols import Encoder, Scorer
 from finerank.core.records import Row
 from finerank.core.runs import Qrels, Run
+from finerank.data.console import progress
 from finerank.data.sources import Judged
 from finerank.evaluation.metrics import evaluate_run, mean
 from finerank.evaluation.ranking import cosine_pairs, rerank_run, score_pairs, search_run
@@ -25,6 +26,7 @@ Measure = Callable[[], Figures]
 
 FIGURES = {"nDCG@10": "nDCG@10", "MRR": "MRR", "accuracy": "Success@1"}
 """Name in the log -> metric. ``accuracy``: the best passage is relevant; a tie counts as wrong."""
+LABEL = "evaluating"
 SEARCH_DEPTH = 100
 POOL_NEGATIVES = 31
 """Random passages that a held-out row without negatives is ranked against."""
@@ -36,7 +38,13 @@ def rows_measure(rows: Sequence[Row], *, scorer: Scorer | None = None, encoder: 
     pairs = row_set.pairs()
 
     def measure() -> Figures:
-        scores = score_pairs(scorer, pairs) if scorer is not None else cosine_pairs(_needed(encoder), pairs)
+        if scorer is not None:
+            with progress(len(set(pairs)), LABEL, "pairs") as update:
+                scores = score_pairs(scorer, pairs, update)
+        else:
+            distinct = len({query for query, _ in pairs}) + len({passage for _, passage in pairs})
+            with progress(distinct, LABEL) as update:
+                scores = cosine_pairs(_needed(encoder), pairs, progress=update)
         return figures(row_set.qrels, row_set.run(scores))
 
     return measure
@@ -46,7 +54,8 @@ def search_measure(encoder: Encoder, judged: Judged, *, cosine: bool = True) -> 
     """Search the whole corpus of a judged set with an embedder."""
 
     def measure() -> Figures:
-        retriever = DenseRetriever(encoder, judged.passages, cosine=cosine)
+        with progress(len(judged.passages), LABEL) as update:
+            retriever = DenseRetriever(encoder, judged.passages, cosine=cosine, progress=update)
         return figures(judged.qrels, search_run(retriever, judged, SEARCH_DEPTH))
 
     return measure
@@ -58,7 +67,8 @@ def rerank_measure(scorer: Scorer, judged: Judged, first_stage: Encoder | None, 
     first = search_run(retriever, judged, depth)
 
     def measure() -> Figures:
-        return figures(judged.qrels, rerank_run(scorer, judged, first, depth))
+        with progress(sum(map(len, first.values())), LABEL, "pairs") as update:
+            return figures(judged.qrels, rerank_run(scorer, judged, first, depth, update))
 
     return measure
 

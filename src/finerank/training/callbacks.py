@@ -39,19 +39,29 @@ class NamedRandomness(TrainerCallback):  # type: ignore[misc]
 
 
 class Bar(TrainerCallback):  # type: ignore[misc]
-    """Shows how far the training is, in steps."""
+    """Shows how far the training is, in rows; begins with the first step, so that loading does not count."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, rows: int) -> None:
         self.label = label
+        self.rows = rows
         self.stack = ExitStack()
         self.update: Any = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        left = max(state.max_steps - state.global_step, 0)
-        self.update = self.stack.enter_context(progress(left, self.label, unit="steps"))
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.update is None:
+            left = self._rows_at(args, state.max_steps) - self._rows_at(args, state.global_step)
+            self.update = self.stack.enter_context(progress(left, self.label, unit="rows"))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.update(1)
+        self.update(self._rows_at(args, state.global_step) - self._rows_at(args, state.global_step - 1))
+
+    def _rows_at(self, args: TrainingArguments, step: int) -> int:
+        """Return how many rows have been trained on after ``step`` steps."""
+        batch = args.per_device_train_batch_size * max(args.world_size, 1)
+        rows = self.rows // batch * batch if args.dataloader_drop_last else self.rows
+        step_rows = batch * args.gradient_accumulation_steps
+        epochs, steps = divmod(step, max(-(-rows // step_rows), 1))
+        return epochs * rows + min(steps * step_rows, rows)
 
     def close(self, *_: Any, **__: Any) -> None:
         """End the bar, also when training ends by an error."""

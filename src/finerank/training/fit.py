@@ -117,7 +117,7 @@ def fit(
     """
     metric = str(args.metric_for_best_model or "").removeprefix("eval_")
     args.eval_on_start = evaluator is not None and resume_from is None
-    bar = Bar(label)
+    bar = Bar(label, len(groups))
     signals = Signals()
     callbacks = [Journal(Path(args.output_dir)), bar, Reporter(), Patience(metric, patience), signals]
     trainer = GroupTrainer(trainable, args, groups, loss, evaluator, callbacks, autocast)
