@@ -1,6 +1,7 @@
 """Throughput beside the peers, interleaved in one run: encode, score, a reranker's and an embedder's training, mining.
 
-    python benchmarks/throughput.py [--data medquad DIR] [--rounds 5] [--engines finerank st st-bf16] [--out FILE.json]
+    make demo && make bench            # on the demo's functions, with the reranker that it made
+    python benchmarks/throughput.py --data BEIR_DIR --model M --reranker R [--rounds 5] [--scale 1] [--out FILE.json]
 
 Each engine sits in a process of its own and waits while another works; every round runs all engines on the same job,
 so that a noisy machine is noisy for all. Reported are medians and the median of the per-round ratios. FlagEmbedding
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+DEMO = Path("finerank_demo")
 WORKS = ("encode", "score", "train_reranker", "train_embedder", "mine")
 
 
@@ -126,6 +128,13 @@ def summarise(seconds: Any, plan: dict[str, tuple[dict[str, Any], int]]) -> list
     return lines
 
 
+def packaged_model() -> str | None:
+    """Return the folder of the MiniLM that the [demo] extra brings."""
+    from finerank.stages.demo import packaged_model as found
+
+    return found()
+
+
 def machine() -> dict[str, Any]:
     """Describe what this ran on."""
     import importlib.metadata as metadata
@@ -145,9 +154,9 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, type=Path, help="BEIR folder")
-    parser.add_argument("--model", required=True, help="embedder; also the start of both trainings")
-    parser.add_argument("--reranker", required=True, help="cross-encoder for scoring")
+    parser.add_argument("--data", type=Path, default=DEMO / "data", help="BEIR folder (default: the demo's functions)")
+    parser.add_argument("--model", default=packaged_model(), help="embedder; also the start of both trainings")
+    parser.add_argument("--reranker", default=str(DEMO / "tuned_reranker"), help="cross-encoder for scoring")
     parser.add_argument("--engines", nargs="+", default=["finerank", "st", "st-bf16", "fe"])
     parser.add_argument("--works", nargs="+", default=list(WORKS), choices=WORKS)
     parser.add_argument("--rounds", type=int, default=5)
