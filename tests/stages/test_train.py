@@ -367,6 +367,18 @@ def test_lines_of_the_seeds(
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+def test_the_figure_that_decides(tmp_path: Path, rows_file: str, tiny_reranker: str) -> None:
+    given = options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "out", metric_for_best_model="ndcg@1")
+    with pytest.raises(UsageError, match='unknown --metric_for_best_model "ndcg@1"; did you mean "ndcg@10"'):
+        run(given)
+    typed = options(
+        RerankerOptions, tiny_reranker, rows_file, tmp_path / "out", eval_data=[rows_file], max_steps=1,
+        metric_for_best_model="eval_mrr",
+    )  # fmt: skip
+    assert run(typed).data["best_step"] == 1
+    assert not (tmp_path / "out" / "checkpoint-0").exists()
+
+
 def test_bare_resume_flag() -> None:
     words = ["--model_name_or_path", "M", "--train_data", "R", "--resume_from_checkpoint", "--seed", "7"]
     assert parse(RerankerOptions, words, "train reranker").options.resume_from_checkpoint == "auto"

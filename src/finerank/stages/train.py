@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from finerank.core.errors import UsageError
+from finerank.core.errors import UsageError, did_you_mean
 from finerank.core.model_options import ModelOptions
-from finerank.core.options import VerbOptions, declared, option, semantic
+from finerank.core.options import declared, option, semantic
 from finerank.core.outcomes import Outcome
 from finerank.core.seeding import DEFAULT_SEED, stream
 
@@ -30,6 +30,12 @@ AUTOMATIC = "auto"
 class TrainOptions(ModelOptions):
     """What both families take; every other name of transformers.TrainingArguments works too."""
 
+    # Each family says its own default.
+    model_name_or_path: str
+    output_dir: str
+    learning_rate: float
+    per_device_train_batch_size: int
+    dtype: str = option("auto", "of matrix products: auto, float32, bfloat16, float16; weights stay float32")
     train_data: list[str] = option(help="rows with query, pos and maybe neg: files or folders", metavar="ROWS")
     sub_data_name: str | None = option(None, "subset: reads <train_data>/<sub_data_name>/<split>.jsonl", metavar="NAME")
     split: str = option("train", "split of the subset")
@@ -87,12 +93,6 @@ class TrainOptions(ModelOptions):
     )
     seed: int = option(DEFAULT_SEED, "of the order of rows, the choice of negatives, dropout and a new head", ge=0)
     overwrite: bool = option(False, "replace a model made with other options or data", semantic=False)
-
-    # Each family says its own default.
-    model_name_or_path: str
-    output_dir: str
-    learning_rate: float
-    per_device_train_batch_size: int
 
 
 @dataclass(kw_only=True)
@@ -189,11 +189,25 @@ def _check(options: TrainOptions, typed: dict[str, Any]) -> None:
     """Settle what two options say about each other."""
     if typed.pop("use_cpu", False):
         options.device = "cpu"
+    options.metric_for_best_model = _figure(options.metric_for_best_model)
     if options.train_group_size < 2 and isinstance(options, RerankerOptions):
         raise UsageError(f"--train_group_size must be at least 2 for a reranker, got {options.train_group_size}")
     distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if isinstance(options, EmbedderOptions) and options.negatives_cross_device and distributed:
         raise UsageError("--negatives_cross_device works on one device only so far", hint="leave it out")
+
+
+def _figure(name: str) -> str:
+    """Return a figure's name as it is logged, however it was typed."""
+    from finerank.evaluation.held_out import FIGURES
+
+    spellings = {figure.lower(): figure for figure in FIGURES}
+    word = name.removeprefix("eval_").lower()
+    if word not in spellings:
+        raise UsageError(
+            f'unknown --metric_for_best_model "{name}"{did_you_mean(word, spellings)}', hint=", ".join(FIGURES)
+        )
+    return spellings[word]
 
 
 def _read_rows(options: TrainOptions) -> list[Row]:
@@ -323,10 +337,9 @@ def _write_model(options: TrainOptions, model: Any, folder: Folder, counts: Mapp
     write_atomic(folder.path / "README.md", card.encode())
 
 
-def _outcome(options: VerbOptions, counts: Mapping[str, Any]) -> Outcome:
+def _outcome(options: TrainOptions, counts: Mapping[str, Any]) -> Outcome:
     from finerank.data.console import table
 
-    assert isinstance(options, TrainOptions)
     text = f"{options.output_dir}: {counts['steps']:,} steps over {counts['rows']:,} rows"
     if counts["rows_per_second"]:
         text += f" in {counts['train_seconds']:,.0f} s ({counts['rows_per_second']:,.1f} rows/s)"

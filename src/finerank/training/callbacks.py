@@ -57,9 +57,9 @@ class Bar(TrainerCallback):  # type: ignore[misc]
 
     def _rows_at(self, args: TrainingArguments, step: int) -> int:
         """Return how many rows have been trained on after ``step`` steps."""
-        batch = args.per_device_train_batch_size * max(args.world_size, 1)
+        batch = int(args.per_device_train_batch_size * max(args.world_size, 1))
         rows = self.rows // batch * batch if args.dataloader_drop_last else self.rows
-        step_rows = batch * args.gradient_accumulation_steps
+        step_rows = batch * int(args.gradient_accumulation_steps)
         epochs, steps = divmod(step, max(-(-rows // step_rows), 1))
         return epochs * rows + min(steps * step_rows, rows)
 

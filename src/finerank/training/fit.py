@@ -130,7 +130,7 @@ def fit(
     else:
         _train(trainer, resume_from, signals, bar)
     seconds = time.monotonic() - start
-    _unwrap(trainer)
+    _release(trainer)
     if keep_best and evaluator is not None:
         _keep_best(trainer)
     rate = trainer.rows_seen / max(seconds - trainer.evaluation_seconds, 1e-9)
@@ -161,9 +161,13 @@ def _finished(state: Mapping[str, Any], steps: int, metric: str, patience: int |
     return int(state["global_step"]) >= steps or out_of_patience(state["log_history"], metric, patience)
 
 
-def _unwrap(trainer: GroupTrainer) -> None:
-    """Take accelerate's autocast off the module again."""
+def _release(trainer: GroupTrainer) -> None:
+    """Take accelerate's autocast off the module again, and let go of the optimizer's twofold copy of the weights."""
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    trainer.model.zero_grad(set_to_none=True)
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
+    trainer.accelerator.free_memory()
 
 
 def _keep_best(trainer: GroupTrainer) -> None:
