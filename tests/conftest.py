@@ -15,11 +15,12 @@ PROCESSES = str(Path(__file__).parent / "processes")
 sys.path.insert(0, PROCESSES)
 os.environ["PYTHONPATH"] = os.pathsep.join([PROCESSES, *filter(None, [os.environ.get("PYTHONPATH")])])
 
-WORDS = (
+TEXT_OF_WORDS = (
     "a an and are as at be by can cat code dog each file find fish for from get give given has have how in is it list "
     "make name new not number of on one open or path read remove return right search sort string text that the them "
     "this to tree two up use value was what when where which with word write zero red blue green"
-).split()
+)
+WORDS = TEXT_OF_WORDS.split()
 
 
 @pytest.fixture(scope="session", autouse=True)

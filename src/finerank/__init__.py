@@ -24,7 +24,7 @@ _PUBLIC = {
 }
 _VERBS = ("check", "mine", "train", "evaluate", "rerank", "demo")
 
-__all__ = ["__version__", *_PUBLIC, *_VERBS]  # noqa: PLE0604
+__all__ = ["__version__", *_PUBLIC, *_VERBS]
 
 
 def __getattr__(name: str) -> Any:
