@@ -47,8 +47,11 @@ def reranker(
     folder = tmp_path_factory.mktemp(request.param)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+        model = AutoModelForSequenceClassification.from_config(config)
+    model.save_pretrained(folder)
+    model.base_model.save_pretrained(folder / "encoder")
     tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder / "encoder")
     return str(folder)
 
 
@@ -88,5 +91,6 @@ def test_bfloat16_stays_near_and_saves_and_loads(reranker: str, tmp_path: Path) 
 def test_as_an_embedder_it_equals_sentence_transformers(reranker: str) -> None:
     from sentence_transformers import SentenceTransformer
 
-    expected = SentenceTransformer(reranker, device="cpu").encode(TEXTS)
-    assert np.abs(load_encoder(reranker, dtype="float32").encode(TEXTS, "passage") - expected).max() <= 1e-4
+    encoder = f"{reranker}/encoder"
+    expected = SentenceTransformer(encoder, device="cpu").encode(TEXTS)
+    assert np.abs(load_encoder(encoder, dtype="float32").encode(TEXTS, "passage") - expected).max() <= 1e-4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,57 @@ def test_saved_models_give_the_same_in_sentence_transformers(
     loaded_ce = CrossEncoder(str(tmp_path / "reranker"), device="cpu", activation_fn=torch.nn.Identity())
     assert np.abs(loaded_ce.predict(PAIRS) - scorer.score(PAIRS)).max() <= TOLERANCE
     assert load_scorer(str(tmp_path / "reranker")).max_len == 40
+
+
+def test_lengths_of_the_sides_are_saved(tiny_reranker: str, tmp_path: Path) -> None:
+    scorer = load_scorer(tiny_reranker, dtype="float32", query_max_len=4, passage_max_len=9)
+    scorer.save(tmp_path / "model")
+    again = load_scorer(str(tmp_path / "model"), dtype="float32")
+    assert (again.max_len, again.query_max_len, again.passage_max_len) == (16, 4, 9)
+    assert (again.score(PAIRS) == scorer.score(PAIRS)).all()
+    wider = load_scorer(str(tmp_path / "model"), max_len=40)
+    assert (wider.max_len, wider.query_max_len) == (40, None)
+
+
+def test_a_long_tokenizer_does_not_make_long_pairs(tiny_reranker: str, tmp_path: Path) -> None:
+    folder = tmp_path / "long"
+    shutil.copytree(tiny_reranker, folder)
+    for name, key, value in (
+        ("tokenizer_config.json", "model_max_length", 8192),
+        ("config.json", "max_position_embeddings", 64),
+    ):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | {key: value}))
+    assert load_scorer(str(folder)).max_len == 64
+
+
+def test_a_prompt_outside_the_pooling_is_outside_in_training_too(tiny_encoder: str, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(tiny_encoder, device="cpu")
+    model[1].include_prompt = False
+    model.prompts = {"query": "find the file ", "document": "", "text": "read "}
+    model.default_prompt_name = "text"
+    model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    expected = SentenceTransformer(str(tmp_path / "model"), device="cpu").encode_query(TEXTS)
+    encoder = trainable_encoder(str(tmp_path / "model"), device="cpu", dropout=0.0)
+    assert np.abs(encoder.encode(TEXTS, "query") - expected).max() <= TOLERANCE
+    batch = [Group(text, ("cat",), index) for index, text in enumerate(TEXTS)]
+    trained = encoder.module(encoder.collate(batch))["queries"].detach().numpy()
+    assert np.abs(trained - expected).max() <= TOLERANCE
+    encoder.save(tmp_path / "again")
+    assert (
+        np.abs(load_encoder(str(tmp_path / "again"), dtype="float32").encode(TEXTS, "query") - expected).max()
+        <= TOLERANCE
+    )
+
+
+def test_similarity_follows_the_model_and_the_normalisation(tiny_encoder: str, tmp_path: Path) -> None:
+    assert load_encoder(tiny_encoder).cosine
+    raw = load_encoder(tiny_encoder, normalize=False)
+    assert not raw.cosine
+    raw.save(tmp_path / "raw")
+    assert not load_encoder(str(tmp_path / "raw")).cosine
 
 
 def test_trained_model_is_saved_with_its_own_attention(tiny_reranker: str, tmp_path: Path) -> None:
@@ -214,11 +266,18 @@ def test_bfloat16_keeps_the_head_and_the_pooling_in_float32(tiny_encoder: str, t
     assert cosines.min() > 0.999
 
 
-def test_missing_and_unfit_models_are_one_sentence(tmp_path: Path, tiny_encoder: str) -> None:
+def test_missing_and_unfit_models_are_one_sentence(tmp_path: Path, tiny_encoder: str, tiny_reranker: str) -> None:
     with pytest.raises(UserError, match="there is no such folder"):
         load_encoder(str(tmp_path / "nothing"))
     with pytest.raises(UserError, match="looked for a folder"):
         load_encoder("nobody/no-such-model")
+    with pytest.raises(UserError, match="is a reranker, not an embedder"):
+        load_encoder(tiny_reranker)
+    for name in ("config.json", "model.safetensors"):
+        torn = shutil.copytree(tiny_encoder, tmp_path / f"torn-{name}")
+        (torn / name).write_bytes((torn / name).read_bytes()[:40])
+        with pytest.raises(UserError, match="cannot be loaded"):
+            load_encoder(str(torn))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="cannot be loaded"):
         load_encoder(str(tmp_path / "empty"))

@@ -21,7 +21,8 @@ def pad(tokens: Sequence[Tokens], pad_id: int, *, left: bool = False, multiple: 
     """Pad inputs to the longest of them.
 
     Returns:
-        ``input_ids``, ``attention_mask`` and, where the inputs have segment ids, ``token_type_ids``; each [N, L].
+        ``input_ids``, ``attention_mask``; where the inputs have segment ids, ``token_type_ids``; where a prompt is left
+        out of the pooling, ``pooling_mask``; each [N, L].
     """
     longest = max(len(item.ids) for item in tokens)
     width = -(-longest // multiple) * multiple
@@ -31,6 +32,9 @@ def pad(tokens: Sequence[Tokens], pad_id: int, *, left: bool = False, multiple: 
     if tokens[0].types is not None:
         types = [_padded(item.types or [], width, 0, left) for item in tokens]
         batch["token_type_ids"] = torch.tensor(types)
+    if any(item.unpooled for item in tokens):
+        pooled = [[0] * item.unpooled + [1] * (len(item.ids) - item.unpooled) for item in tokens]
+        batch["pooling_mask"] = torch.tensor([_padded(row, width, 0, left) for row in pooled])
     return batch
 
 

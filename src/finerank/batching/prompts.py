@@ -15,10 +15,17 @@ from finerank.core.protocols import Pair
 
 
 class Tokens(NamedTuple):
-    """One model input: token ids, and segment ids where the model knows them."""
+    """One model input.
+
+    Attributes:
+        ids: token ids.
+        types: segment ids, where the model knows them.
+        unpooled: leading tokens (the prompt) that the model's pooling leaves out.
+    """
 
     ids: list[int]
     types: list[int] | None = None
+    unpooled: int = 0
 
 
 def format_prompt(instruction: str | None, template: str = "{}{}") -> str:

@@ -18,10 +18,11 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from finerank.batching.collate import micro_batches
 from finerank.batching.prompts import Tokenizer
+from finerank.core.errors import UsageError, UserError, did_you_mean
 from finerank.core.protocols import Pair, Progress, Side
 from finerank.core.records import Group
 from finerank.models import attention, engine
-from finerank.models.load import bounded_length, load_quietly, quiet, weights_digest
+from finerank.models.load import bounded_length, family_of, load_quietly, quiet, weights_digest
 
 SIDES: tuple[Side, Side] = ("query", "passage")
 PROMPT_KEYS = {"query": ("query",), "passage": ("document", "passage")}
@@ -39,7 +40,11 @@ class TowerModule(torch.nn.Module):
     def embed(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return float32 embeddings [n, D] of a padded batch."""
         transformer, *rest = self.model
-        output = transformer(dict(features))
+        inputs = dict(features)
+        pooling_mask = inputs.pop("pooling_mask", None)
+        output = transformer(inputs)
+        if pooling_mask is not None:
+            output["attention_mask"] = pooling_mask
         with torch.autocast(output["token_embeddings"].device.type, enabled=False):
             output["token_embeddings"] = output["token_embeddings"].float()
             for module in rest:
@@ -66,6 +71,7 @@ class BiEncoder:
         self.max_lens = max_lens
         self.module = TowerModule(model)
         self.tokenizer = Tokenizer(model.tokenizer, with_types="token_type_ids" in model.tokenizer.model_input_names)
+        self._unpooled: dict[Side, int] = {side: self._unpooled_tokens(side) for side in SIDES}
         self._fingerprints: dict[Side, str] = {}
 
     @classmethod
@@ -75,7 +81,13 @@ class BiEncoder:
         query_max_len: int | None = None, passage_max_len: int | None = None, cache_dir: str | None = None,
         trust_remote_code: bool = False,
     ) -> BiEncoder:  # fmt: skip
-        """Load a folder or a hub name; see ``models.load.load_encoder``."""
+        """Load a folder or a hub name; see ``models.load.load_encoder``.
+
+        Raises:
+            UserError: if there is no such model, or it is a reranker.
+        """
+        if family_of(name, cache_dir) == "cross_encoder":
+            raise UserError(f"{name} is a reranker, not an embedder: it scores pairs and has no vectors")
         model = load_quietly(
             name,
             lambda: SentenceTransformer(
@@ -138,7 +150,7 @@ class BiEncoder:
         vectors = engine.run(
             unique,
             lambda part: self.tokens(part, side),
-            lambda batch: self.module.embed(self._with_prompt_length(batch, side)),
+            self.module.embed,
             device=self.device,
             pad_id=self.tokenizer.pad_id,
             pad_left=self.tokenizer.pad_left,
@@ -160,8 +172,10 @@ class BiEncoder:
 
     def tokens(self, texts: Sequence[str], side: Side) -> list[Any]:
         """Tokenise with the side's prompt, cut to its length."""
-        prompt = self.prompts[side]
-        return self.tokenizer.texts([prompt + text for text in texts] if prompt else texts, self.max_lens[side])
+        prompt, limit = self.prompts[side], self.max_lens[side]
+        tokens = self.tokenizer.texts([prompt + text for text in texts] if prompt else texts, limit)
+        unpooled = self._unpooled[side]
+        return [item._replace(unpooled=unpooled) for item in tokens] if unpooled else tokens
 
     def collate(self, groups: Sequence[Group]) -> dict[str, Any]:
         """Return one step: queries first, then each group's passages, in token-sorted micro-batches."""
@@ -171,6 +185,11 @@ class BiEncoder:
             [*queries, *passages], TRAINING_TOKENS, self.tokenizer.pad_id, left=self.tokenizer.pad_left
         )
         return step | {"size": len(groups), "group_size": len(groups[0].passages)}
+
+    @property
+    def cosine(self) -> bool:
+        """Whether vectors are compared by cosine; models made for inner products say so (``similarity_fn_name``)."""
+        return bool(self.model.similarity_fn_name != "dot")
 
     @property
     def gives_unit_vectors(self) -> bool:
@@ -191,7 +210,7 @@ class BiEncoder:
 
     def save(self, folder: Path) -> None:
         """Write a folder that sentence-transformers loads unchanged, prompts and lengths included."""
-        self.model.prompts = {"query": self.prompts["query"], "document": self.prompts["passage"]}
+        self.model.prompts |= {"query": self.prompts["query"], "document": self.prompts["passage"]}
         self.model.max_seq_length = max(self.max_lens.values())
         transformer = self.model[0]
         transformer.query_length, transformer.document_length = self.max_lens["query"], self.max_lens["passage"]
@@ -212,13 +231,12 @@ class BiEncoder:
             "lengths": f"query {self.max_lens['query']}, passage {self.max_lens['passage']} tokens",
         }
 
-    def _with_prompt_length(self, batch: dict[str, torch.Tensor], side: Side) -> dict[str, Any]:
-        """Tell a pooling that leaves the prompt out how long it is (special token in front counted)."""
+    def _unpooled_tokens(self, side: Side) -> int:
+        """Count the leading tokens that a pooling without the prompt leaves out: the first one and the prompt."""
         pooling = next((module for module in self.model if isinstance(module, Pooling)), None)
         if pooling is None or pooling.include_prompt or not self.prompts[side]:
-            return batch
-        length = len(self.tokenizer.texts([self.prompts[side]], self.max_lens[side])[0].ids) - 1
-        return batch | {"prompt_length": length}
+            return 0
+        return len(self.tokenizer.texts([self.prompts[side]], self.max_lens[side])[0].ids) - 1
 
 
 def _own_prompt(model: SentenceTransformer, side: Side) -> str:
@@ -227,8 +245,6 @@ def _own_prompt(model: SentenceTransformer, side: Side) -> str:
 
 
 def _set_pooling(model: SentenceTransformer, pooling: str | None) -> None:
-    from finerank.core.errors import UsageError, did_you_mean
-
     if pooling is None:
         return
     if pooling not in POOLING_NAMES:
@@ -244,6 +260,8 @@ def _set_normalize(model: SentenceTransformer, normalize: bool | None) -> None:
     places = [name for name, module in model.named_children() if isinstance(module, Normalize)]
     if normalize and not places:
         model.append(Normalize())
+    if normalize is not None:
+        model.similarity_fn_name = "cosine" if normalize else "dot"
     if normalize is False:
         for name in reversed(places):
             del model[int(name)]

@@ -7,6 +7,7 @@ apart.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from finerank.models import attention, engine
 from finerank.models.load import SCORING_HEADS, bounded_length, load_quietly, quiet, read_json, weights_digest
 
 DEFAULT_MAX_LEN = 512
+LENGTHS_FILE = "finerank.json"
+"""What a model folder says beyond sentence-transformers' own files: the lengths that it was trained with."""
 TRAINING_TOKENS = 4096
 UNCUT = 1_000_000
 
@@ -90,8 +93,11 @@ class CrossEncoder:
         _check_head(name, model, new_head, cache_dir)
         transformer = model[0].model
         asked = max_len or (query_max_len + passage_max_len + 3 if query_max_len and passage_max_len else None)
-        own = model.tokenizer.model_max_length if not _headless(name, cache_dir) else None
-        length = bounded_length(asked, own or DEFAULT_MAX_LEN, transformer.config, "max length")
+        stored = read_json(name, LENGTHS_FILE, cache_dir)
+        own = stored.get("max_len") or min(DEFAULT_MAX_LEN, model.tokenizer.model_max_length)
+        length = bounded_length(asked, own, transformer.config, "max length")
+        if asked is None:
+            query_max_len, passage_max_len = stored.get("query_max_len"), stored.get("passage_max_len")
         _half_backbone(transformer, dtype)
         model.eval()
         return cls(model, name, device, length, query_max_len, passage_max_len)
@@ -169,6 +175,12 @@ class CrossEncoder:
         backend.no_truncation()
         with quiet():
             self.model.save_pretrained(str(folder), create_model_card=False)
+        lengths = {
+            "max_len": self.max_len,
+            "query_max_len": self.query_max_len,
+            "passage_max_len": self.passage_max_len,
+        }
+        (folder / LENGTHS_FILE).write_text(json.dumps(lengths) + "\n", encoding="utf-8")
 
     def describe(self) -> dict[str, object]:
         """Return the facts of a start banner."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from finerank.core.errors import UserError
 from finerank.data import console
@@ -150,7 +151,9 @@ def load_quietly(name: str, build: Callable[[], Any]) -> Any:
     try:
         with quiet():
             return build()
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         cause = " ".join(str(error).split())[:300]
         if Path(name).exists():
             raise UserError(f"model {name} cannot be loaded: {cause}") from error
@@ -206,7 +209,12 @@ def read_json(name: str, filename: str, cache_dir: str | None = None) -> dict[st
                 _raise_exceptions_for_gated_repo=False,
             )
         path = Path(found) if found else path
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {name} cannot be loaded: {filename} is not JSON: {error}") from None
     return content if isinstance(content, dict) else {}
 
 
