@@ -114,15 +114,15 @@ def test_lengths_of_the_sides_are_saved(tiny_reranker: str, tmp_path: Path) -> N
 
 
 def test_a_long_tokenizer_does_not_make_long_pairs(tiny_reranker: str, tmp_path: Path) -> None:
-    folder = tmp_path / "long"
-    shutil.copytree(tiny_reranker, folder)
-    for name, key, value in (
-        ("tokenizer_config.json", "model_max_length", 8192),
-        ("config.json", "max_position_embeddings", 64),
-    ):
-        content = json.loads((folder / name).read_text())
-        (folder / name).write_text(json.dumps(content | {key: value}))
-    assert load_scorer(str(folder)).max_len == 64
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    config = BertConfig.from_pretrained(tiny_reranker, max_position_embeddings=600)
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_reranker)
+    tokenizer.model_max_length = 8192
+    tokenizer.save_pretrained(tmp_path)
+    assert load_scorer(str(tmp_path)).max_len == 512
+    assert load_scorer(str(tmp_path), max_len=590).max_len == 590
 
 
 def test_a_prompt_outside_the_pooling_is_outside_in_training_too(tiny_encoder: str, tmp_path: Path) -> None:
