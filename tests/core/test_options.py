@@ -110,6 +110,35 @@ def test_numbers_may_be_negative() -> None:
     assert (options.margin, options.bounds) == (-0.5, [-1.0, -0.5, 2.0])
 
 
+@pytest.mark.parametrize("text", ["- first item", "-x y", "--- a rule", "-\tb = c", "-- a=b"])
+def test_a_text_that_begins_with_a_dash_is_a_value(text: str) -> None:
+    assert got("--words", text, "two").words == [text, "two"]
+    assert got(text, "two").words == [text, "two"]
+    assert got("--output_file", text).output_file == text
+    assert parsed("--report_to", text, passthrough=True).extras == {"report_to": [text]}
+
+
+def test_a_flag_may_carry_a_text_behind_its_equals_sign() -> None:
+    assert got("--words", "a", "--output_file=one two = three").output_file == "one two = three"
+
+
+@dataclass(kw_only=True)
+class Resumable(VerbOptions):
+    resume: str | None = option(None, "from where", bare="auto")
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [("", None), ("--resume", "auto"), ("--resume True", "auto"), ("--resume=true", "auto"), ("--resume False", None),
+     ("--resume none", None), ("--resume path", "path"), ("--resume --json", "auto")],
+)  # fmt: skip
+def test_forms_of_a_flag_with_a_bare_value(words: str, value: str | None, tmp_path: Path) -> None:
+    assert parse(Resumable, words.split(), "x").options.resume == value
+    path = tmp_path / "c.yaml"
+    path.write_text("resume: false")
+    assert parse(Resumable, ["--config", str(path)], "x").options.resume is None
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -270,6 +299,27 @@ def test_help_shows_every_option_once_with_default_and_aliases() -> None:
 def test_ranges(text: str, value: tuple[int, int]) -> None:
     assert parse_range(text, "--r") == value
     assert parse_range("0.5-0.9", "--r", float) == (0.5, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("-0.2-0.8", (-0.2, 0.8)), ("-0.8--0.2", (-0.8, -0.2)), ("-1-1", (-1, 1)), ("1e-3-0.5", (0.001, 0.5)),
+     ("-1e-3-1e-3", (-0.001, 0.001))],
+)  # fmt: skip
+def test_ranges_with_signs(text: str, value: tuple[float, float]) -> None:
+    assert parse_range(text, "--r", float) == value
+
+    @dataclass(kw_only=True)
+    class Ranged(VerbOptions):
+        similarity_range: str | None = option(None)
+
+    assert parse(Ranged, ["--similarity_range", text], "x").options.similarity_range == text
+
+
+@pytest.mark.parametrize("text", ["nan-1", "1-nan", "-0.5", "--5", "1-", "-"])
+def test_what_is_no_range(text: str) -> None:
+    with pytest.raises(UsageError, match="joined by"):
+        parse_range(text, "--r", float)
 
 
 @pytest.mark.parametrize(

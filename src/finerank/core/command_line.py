@@ -145,7 +145,7 @@ def _store(typed: dict[str, Any], item: Option, values: list[str]) -> None:
 
 
 def _one(words: list[str], flag: str) -> list[str]:
-    if not words or words[0].startswith("--"):
+    if not words or (words[0].startswith("--") and _is_flag(words[0])):
         raise UsageError(f"{flag} needs a value")
     return [words.pop(0)]
 
@@ -158,4 +158,6 @@ def _take(words: list[str], inline: bool) -> list[str]:
 
 
 def _is_flag(word: str) -> bool:
-    return len(word) > 1 and word[0] == "-" and not (word[1].isdigit() or word[1] == ".")
+    """Tell a flag from a value that begins with a dash: a number, or a text (white space in it, before any ``=``)."""
+    name = word.partition("=")[0]
+    return len(word) > 1 and word[0] == "-" and not (word[1].isdigit() or word[1] == ".") and len(name.split()) == 1

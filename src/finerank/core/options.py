@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field
+from math import isnan, nan
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -45,7 +47,7 @@ def option(
         semantic: whether it decides the bytes of the output (a device or a batch size does not); such options
             make two runs different runs.
         metavar: how the value is called in the help.
-        bare: the value of the flag typed without one.
+        bare: the value of the flag typed without one, or with True; False is None.
     """
     metadata = {
         "help": help, "ge": ge, "gt": gt, "le": le, "positional": positional, "semantic": semantic, "metavar": metavar,
@@ -142,6 +144,9 @@ def convert(item: Option, value: Any) -> Any:
         if item.optional:
             return None
         raise UsageError(f"{item.flag} needs a value")
+    bare = item.metadata.get("bare")
+    if bare is not None and str(value).lower() in ("true", "false"):  # the flag as a switch
+        return bare if str(value).lower() == "true" else None
     if item.is_list:
         parts = list(value) if isinstance(value, (list, tuple)) else [value]
         return [_scalar(item, part) for part in parts]
@@ -161,17 +166,19 @@ def check_bounds(item: Option, value: Any) -> Any:
 
 
 def parse_range(text: str, flag: str, number: type = int) -> tuple[Any, Any]:
-    """Split ``a-b`` into two numbers, a < b.
+    """Split ``a-b`` into two numbers, a < b, at the last dash behind a digit; the others are signs.
 
     >>> parse_range("10-210", "--range_for_sampling")
     (10, 210)
+    >>> parse_range("-0.2--0.1", "--similarity_range", float)
+    (-0.2, -0.1)
     """
-    low, dash, high = text.strip().partition("-")
+    halves = re.fullmatch(r"(.*\d)-(.*)", text.strip())
     try:
-        start, stop = number(low), number(high)
+        start, stop = (number(half) for half in halves.groups()) if halves else (nan, nan)
     except ValueError:
-        dash = ""
-    if not dash:
+        start = stop = nan
+    if isnan(start) or isnan(stop):
         raise UsageError(f'{flag} must be two numbers joined by "-", e.g. 10-210, got "{text}"')
     if start >= stop:
         raise UsageError(
