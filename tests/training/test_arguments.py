@@ -25,6 +25,16 @@ def test_old_names_are_mapped_and_empty_ones_said_aloud() -> None:
     assert notes[0].startswith("--save_safetensors has no effect")
 
 
+def test_a_bool_may_be_negated_and_nothing_else() -> None:
+    assert parse_extras({"no_gradient_checkpointing": [], "no_cuda": []}, [])[0] == {
+        "gradient_checkpointing": False,
+        "use_cpu": True,
+    }
+    for extras in ({"no_adam_beta1": []}, {"no_gradient_checkpointing": ["True"]}):
+        with pytest.raises(UsageError, match="unknown flag --no_"):
+            parse_extras(extras, [])
+
+
 def test_unknown_names_name_the_nearest() -> None:
     with pytest.raises(UsageError, match='unknown flag --adam_beta3 for train; did you mean "adam_beta'):
         parse_extras({"adam_beta3": ["1"]}, [])

@@ -72,7 +72,7 @@ def parse_extras(extras: Mapping[str, Sequence[str]], own: Sequence[str]) -> tup
     Raises:
         UsageError: for a name that is neither ours nor transformers', or a value of the wrong kind.
     """
-    known = {item.name for item in dataclasses.fields(TrainingArguments)}
+    known = {item.name: str(item.type) for item in dataclasses.fields(TrainingArguments)}
     notes: list[str] = []
     words: dict[str, list[str]] = {}
     for name, values in extras.items():
@@ -81,6 +81,8 @@ def parse_extras(extras: Mapping[str, Sequence[str]], own: Sequence[str]) -> tup
             notes.append(f"--{name} has no effect on train: {NO_EFFECT[present]}")
         elif present in known:
             words[present] = list(values)
+        elif name.startswith("no_") and "bool" in known.get(name[3:], "") and not values:
+            words[name[3:]] = ["False"]
         else:
             raise UsageError(
                 f"unknown flag --{name} for train{did_you_mean(name, [*own, *known, *RENAMED])}",
