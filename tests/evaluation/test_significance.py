@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finerank.evaluation import significance
-from finerank.evaluation.significance import bootstrap_interval, holm, paired_interval, paired_randomisation
+from finerank.evaluation.significance import (
+    bootstrap_interval,
+    bootstrap_intervals,
+    holm,
+    paired_interval,
+    paired_randomisation,
+    paired_randomisations,
+    random_generator,
+)
 
 
 def enumerated(a: np.ndarray, b: np.ndarray) -> float:
@@ -91,3 +99,29 @@ def test_misaligned_or_broken_values_are_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         bootstrap_interval([np.nan])
     assert bootstrap_interval([]) == (0.0, 0.0, 0.0)
+
+
+def test_many_at_once_equal_one_by_one() -> None:
+    draw = np.random.default_rng(6)
+    values = [draw.random(40), draw.random(40), draw.random(25), np.empty(0)]
+    assert bootstrap_intervals(values) == [bootstrap_interval(sample) for sample in values]
+    pairs = [(draw.random(40), draw.random(40)) for _ in range(3)] + [(np.ones(3), np.zeros(3))]
+    assert paired_randomisations(pairs) == [paired_randomisation(a, b) for a, b in pairs]
+
+
+def test_an_interval_is_that_of_drawn_means() -> None:
+    values = np.random.default_rng(7).random(30)
+    drawn = random_generator(42, "bootstrap").integers(0, 30, size=(500, 30))
+    expected = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
+    assert bootstrap_interval(values, 42, resamples=500)[1:] == pytest.approx(tuple(expected), abs=1e-11)
+
+
+def test_many_samples_cost_one_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        significance, "random_generator", lambda seed, name: asked.append(name) or random_generator(seed, name)
+    )
+    values = [np.random.default_rng(number).random(20) for number in range(6)]
+    bootstrap_intervals(values, resamples=50)
+    paired_randomisations(list(zip(values[:3], values[3:])), resamples=50)
+    assert asked == ["bootstrap", "randomisation"]

@@ -17,10 +17,9 @@ from finerank.evaluation.metrics import canonical, evaluate_run
 from finerank.evaluation.significance import (
     Interval,
     aligned,
-    bootstrap_interval,
+    bootstrap_intervals,
     holm,
-    paired_interval,
-    paired_randomisation,
+    paired_randomisations,
 )
 
 DEFAULT_METRICS = ("nDCG@10", "MRR@10", "Recall@100")
@@ -145,16 +144,18 @@ def build_report(
     base = next(iter(arms)) if baseline is None else baseline
     pairs = _pairs(list(arms), base, comparisons)
     names = list(dict.fromkeys(map(canonical, metrics)))
-    results = []
-    for name, run in arms.items():
-        values = evaluate_run(qrels, run, names) | dict((more_values or {}).get(name, {}))
-        intervals = {metric: bootstrap_interval(list(found.values()), seed) for metric, found in values.items()}
-        results.append(
-            ArmResult(name, values, intervals, dict((overall or {}).get(name, {})), dict((facts or {}).get(name, {})))
+    values = {name: evaluate_run(qrels, run, names) | dict((more_values or {}).get(name, {}))
+              for name, run in arms.items()}  # fmt: skip
+    intervals = _intervals(values, seed)
+    results = [
+        ArmResult(
+            name, values[name], intervals[name], dict((overall or {}).get(name, {})), dict((facts or {}).get(name, {}))
         )
+        for name in arms
+    ]
     by_name = {arm.name: arm for arm in results}
     shown = list(results[0].values)
-    tests = [test for metric in shown for test in _compare(by_name, pairs, metric, seed)]
+    tests = _compare(by_name, pairs, shown, seed)
     focus = _focus(results, base, names[0]).values[names[0]]
     chosen = choose_samples(focus, by_name[base].values[names[0]], sample_queries, seed)
     samples = [_sample(query, arms, base, qrels, queries, passages, by_name, names[0], depth) for query in chosen]
@@ -276,19 +277,33 @@ def _pairs(arms: list[str], baseline: str, more: Sequence[tuple[str, str]]) -> l
     return list(dict.fromkeys([*((arm, baseline) for arm in arms if arm != baseline), *more]))
 
 
+def _intervals(values: Mapping[str, Values], seed: int) -> dict[str, dict[str, Interval]]:
+    """Return arm -> metric -> mean and interval, all of them in one pass."""
+    places = [(arm, metric) for arm, found in values.items() for metric in found]
+    intervals: dict[str, dict[str, Interval]] = {arm: {} for arm in values}
+    samples = [list(values[arm][metric].values()) for arm, metric in places]
+    for (arm, metric), interval in zip(places, bootstrap_intervals(samples, seed)):
+        intervals[arm][metric] = interval
+    return intervals
+
+
 def _compare(
-    arms: Mapping[str, ArmResult], pairs: Sequence[tuple[str, str]], metric: str, seed: int
+    arms: Mapping[str, ArmResult], pairs: Sequence[tuple[str, str]], metrics: Sequence[str], seed: int
 ) -> list[Comparison]:
-    found = []
-    for arm, against in pairs:
+    """Test every pair in every metric; Holm's correction counts the pairs of one metric."""
+    places = [(metric, arm, against) for metric in metrics for arm, against in pairs]
+    samples = []
+    for metric, arm, against in places:
         queries = list(arms[arm].values[metric])
-        a, b = (aligned(arms[name].values[metric], queries) for name in (arm, against))
-        counts = (int((a > b).sum()), int((a == b).sum()), int((a < b).sum()))
-        found.append((arm, against, paired_interval(a, b, seed), paired_randomisation(a, b, seed), counts))
-    corrected = holm([p for *_, p, _ in found])
+        samples.append((aligned(arms[arm].values[metric], queries), aligned(arms[against].values[metric], queries)))
+    differences = bootstrap_intervals([a - b for a, b in samples], seed)
+    p_values = paired_randomisations(samples, seed)
+    corrected = [
+        p for start in range(0, len(places), len(pairs) or 1) for p in holm(p_values[start : start + len(pairs)])
+    ]
     return [
-        Comparison(arm, against, metric, difference, p, *counts)
-        for (arm, against, difference, _, counts), p in zip(found, corrected)
+        Comparison(arm, against, metric, difference, p, int((a > b).sum()), int((a == b).sum()), int((a < b).sum()))
+        for (metric, arm, against), (a, b), difference, p in zip(places, samples, differences, corrected)
     ]
 
 

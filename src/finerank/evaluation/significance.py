@@ -17,6 +17,8 @@ from finerank.core.seeding import DEFAULT_SEED, stream_seed
 
 RESAMPLES = 10_000
 EXACT_QUERIES = 12
+DIGITS = 12
+"""Decimals of an interval's ends."""
 BLOCK_ELEMENTS = 1 << 21
 TOLERANCE = 1e-12
 """Sums of the same numbers in another order differ by rounding: without slack the observed one may miss itself."""
@@ -34,17 +36,25 @@ def bootstrap_interval(
     values: ArrayLike, seed: int = DEFAULT_SEED, *, resamples: int = RESAMPLES, level: float = 0.95
 ) -> Interval:
     """Return the mean of ``values`` [Q] and its percentile bootstrap interval over queries."""
-    sample = _vector(values)
-    if sample.size == 0:
-        return Interval(0.0, 0.0, 0.0)
-    generator = random_generator(seed, "bootstrap")
-    means = np.concatenate([
-        sample[generator.integers(0, sample.size, size=(rows, sample.size))].mean(axis=1)
-        for rows in _blocks(resamples, sample.size)
-    ])  # fmt: skip
-    tail = (1.0 - level) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return Interval(float(sample.mean()), float(low), float(high))
+    return bootstrap_intervals([values], seed, resamples=resamples, level=level)[0]
+
+
+def bootstrap_intervals(
+    several: Sequence[ArrayLike], seed: int = DEFAULT_SEED, *, resamples: int = RESAMPLES, level: float = 0.95
+) -> list[Interval]:
+    """Return ``bootstrap_interval`` of each; those over equally many queries share their resamples and one pass."""
+    samples = [_vector(values) for values in several]
+    found = [Interval(0.0, 0.0, 0.0)] * len(samples)
+    for places in _by_size(samples):
+        table = np.stack([samples[place] for place in places], axis=1)
+        means = _resampled_means(table, seed, resamples)
+        tail = (1.0 - level) / 2.0
+        bounds = np.quantile(means, [tail, 1.0 - tail], axis=0)
+        for column, place in enumerate(places):
+            # the last bits of a matrix product depend on its shape and on the number of threads; a result must not
+            low, high = (round(float(bound[column]), DIGITS) for bound in bounds)
+            found[place] = Interval(float(samples[place].mean()), low, high)
+    return found
 
 
 def paired_interval(
@@ -57,27 +67,29 @@ def paired_interval(
 def paired_randomisation(a: ArrayLike, b: ArrayLike, seed: int = DEFAULT_SEED, *, resamples: int = RESAMPLES) -> float:
     """Return the two-sided p-value of the paired randomisation (sign-flip) test on the mean difference.
 
-    Queries on which the two are equal carry no sign and are left out. Up to 12 others: all sign patterns are
-    counted and p is exact. More: ``p = (1 + hits) / (1 + resamples)``, which is never 0.
+    Queries on which the two are equal carry no sign. Up to 12 others: all sign patterns are counted and p is exact.
+    More: ``p = (1 + hits) / (1 + resamples)``, which is never 0.
 
     >>> paired_randomisation([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
     0.25
     """
-    differences = _differences(a, b)
-    differences = differences[differences != 0.0]
-    count = differences.size
-    if count == 0:
-        return 1.0
-    bound = abs(differences.sum()) - TOLERANCE * np.abs(differences).sum()
-    if count <= EXACT_QUERIES:
-        patterns = np.arange(1 << count)[:, None] >> np.arange(count) & 1
-        return float((np.abs((2.0 * patterns - 1.0) @ differences) >= bound).mean())
-    generator = random_generator(seed, "randomisation")
-    hits = 0
-    for rows in _blocks(resamples, count):
-        signs = generator.integers(0, 2, size=(rows, count), dtype=np.int8)
-        hits += int((np.abs((2.0 * signs - 1.0) @ differences) >= bound).sum())
-    return (1.0 + hits) / (1.0 + resamples)
+    return paired_randomisations([(a, b)], seed, resamples=resamples)[0]
+
+
+def paired_randomisations(
+    pairs: Sequence[tuple[ArrayLike, ArrayLike]], seed: int = DEFAULT_SEED, *, resamples: int = RESAMPLES
+) -> list[float]:
+    """Return ``paired_randomisation`` of each pair; those over equally many queries share their signs and one pass."""
+    several = [_differences(a, b) for a, b in pairs]
+    found = [_exact_randomisation(differences[differences != 0.0]) for differences in several]
+    open_places = [place for place, p in enumerate(found) if p is None]
+    for part in _by_size([several[place] for place in open_places]):
+        places = [open_places[index] for index in part]
+        table = np.stack([several[place] for place in places], axis=1)
+        hits = _sign_flip_hits(table, seed, resamples)
+        for place, count in zip(places, hits):
+            found[place] = (1.0 + int(count)) / (1.0 + resamples)
+    return [1.0 if p is None else p for p in found]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -113,6 +125,57 @@ def _differences(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
 
 def random_generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng(stream_seed(seed, "significance", name))
+
+
+def _resampled_means(table: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
+    """Return the means [resamples, V] of resampled columns of ``table`` [Q, V].
+
+    How often each query was drawn is counted once, for all columns; the sums are then one matrix product.
+    """
+    queries = len(table)
+    generator = random_generator(seed, "bootstrap")
+    means = []
+    for rows in _blocks(resamples, queries):
+        drawn = generator.integers(0, queries, size=(rows, queries))
+        drawn += np.arange(rows)[:, None] * queries
+        times = np.bincount(drawn.ravel(), minlength=rows * queries).reshape(rows, queries)
+        means.append(times.astype(np.float64) @ table / queries)
+    return np.concatenate(means)
+
+
+def _exact_randomisation(differences: NDArray[np.float64]) -> float | None:
+    """Return the p-value over all sign patterns of the differences other than 0; None if there are too many."""
+    count = differences.size
+    if count == 0:
+        return 1.0
+    if count > EXACT_QUERIES:
+        return None
+    patterns = np.arange(1 << count)[:, None] >> np.arange(count) & 1
+    return float((np.abs((2.0 * patterns - 1.0) @ differences) >= _observed(differences)).mean())
+
+
+def _sign_flip_hits(table: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.int64]:
+    """Count, per column of differences [Q, V], the random sign patterns whose sum is as far from 0 as the observed."""
+    generator = random_generator(seed, "randomisation")
+    bounds = np.array([_observed(column) for column in table.T])
+    hits = np.zeros(table.shape[1], dtype=np.int64)
+    for rows in _blocks(resamples, len(table)):
+        bits = generator.integers(0, 2, size=(rows, len(table)), dtype=np.int8)
+        hits += (np.abs((2.0 * bits - 1.0) @ table) >= bounds).sum(axis=0)
+    return hits
+
+
+def _observed(differences: NDArray[np.float64]) -> float:
+    return float(abs(differences.sum()) - TOLERANCE * np.abs(differences).sum())
+
+
+def _by_size(samples: Sequence[NDArray[np.float64]]) -> list[list[int]]:
+    """Group the places of samples of equal size; empty ones are in no group."""
+    groups: dict[int, list[int]] = {}
+    for place, sample in enumerate(samples):
+        if sample.size:
+            groups.setdefault(sample.size, []).append(place)
+    return list(groups.values())
 
 
 def _blocks(resamples: int, width: int) -> Iterator[int]:
