@@ -75,6 +75,19 @@ def test_each_negative_has_its_turn_before_any_comes_again() -> None:
     }  # fmt: skip
 
 
+@settings(max_examples=100, deadline=None)
+@given(count=st.integers(1, 12), group_size=st.integers(2, 9), seed=st.integers(0, 3))
+def test_the_turns_hold_where_the_group_does_not_divide_the_negatives(count: int, group_size: int, seed: int) -> None:
+    negatives = [f"n{place}" for place in range(count)]
+    maker = GroupMaker([row("q", "p", " ".join(negatives))], group_size, seed)
+    size = min(group_size - 1, count)
+    dealt = [maker.group(epoch, 0).passages[1 : 1 + size] for epoch in range(3 * count)]
+    assert all(len(set(hand)) == size for hand in dealt)
+    in_turn = [text for hand in dealt for text in hand]
+    for start in range(0, len(in_turn) - count + 1, count):
+        assert set(in_turn[start : start + count]) == set(negatives)
+
+
 def test_each_positive_has_its_turn() -> None:
     maker = GroupMaker([row("q", "p1 p2 p3", "a")], 2, seed=5)
     assert {maker.group(epoch, 0).passages[0] for epoch in range(3)} == {"p1", "p2", "p3"}

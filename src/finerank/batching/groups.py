@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from math import lcm
 from random import Random
 
 from finerank.core.errors import DataError, Problem, UsageError
 from finerank.core.records import Group, Row
 from finerank.core.seeding import stream
+from finerank.data.sources import pool_of
 from finerank.data.text import normal_form
 
 TRIES_PER_PASSAGE = 20
@@ -70,7 +72,7 @@ class GroupMaker:
         self.seed = seed
         self._positives = _positives_by_query(rows)
         self._own = [self._usable(row) for row in rows]
-        self._pool = _pool(rows)
+        self._pool = pool_of(rows)
         self._pool_forms: set[str] | None = None
         self._refuse_hopeless_rows()
 
@@ -122,14 +124,26 @@ class GroupMaker:
         return [usable[at] for at in self._turn(len(usable), wanted, epoch, index, "negatives")]
 
     def _turn(self, count: int, size: int, epoch: int, index: int, what: str) -> list[int]:
-        """Return ``size`` of ``range(count)``: deal a shuffled deck hand by hand, one hand an epoch."""
+        """Return ``size`` of ``range(count)``: shuffled decks laid end to end, dealt hand by hand, one hand an epoch.
+
+        Every card of a deck is dealt before the next deck begins. A hand may end one deck and begin the next; it takes
+        the first cards of the new deck that it does not hold yet.
+        """
         if size == 0:
             return []
-        hands = count // size
-        deck = list(range(count))
-        stream(self.seed, "groups", what, epoch // hands, index).shuffle(deck)
-        start = epoch % hands * size
-        return deck[start : start + size]
+        start = epoch * size
+        cycle = lcm(count, size)  # cards until a hand and a deck begin together again
+        first = start // cycle * (cycle // count)
+        cards: list[int] = []
+        for number in range(first, (start + size - 1) // count + 1):
+            deck = list(range(count))
+            stream(self.seed, "groups", what, number, index).shuffle(deck)
+            dealt = number * count % size  # cards in the hand when this deck begins
+            held = set(cards[len(cards) - dealt :])
+            front = [card for card in deck if card not in held][: size - dealt] if dealt else []
+            cards += front + [card for card in deck if card not in front]
+        offset = start - first * count
+        return cards[offset : offset + size]
 
     def _fill(self, passages: Sequence[str], missing: int, epoch: int, index: int) -> list[str]:
         """Return ``missing`` passages that the row does not have: random ones, then repeats."""
@@ -218,8 +232,3 @@ def _shared_positives(rows: Sequence[Row]) -> dict[str, frozenset[str]]:
         for query, same in rows_of.items()
         if len(same) > 1
     }
-
-
-def _pool(rows: Sequence[Row]) -> list[str]:
-    """Return the distinct texts of all positives and negatives, in first-seen order."""
-    return list(dict.fromkeys(text for row in rows for text in (*row.positives, *row.negatives)))
