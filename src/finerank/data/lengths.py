@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 BATCH_TEXTS = 512
 PERCENTILES = (50, 90, 99)
 SIDES = ("query", "positive", "negative", "pair")
+POSITIVES_CUT = 0.05
+"""Share of truncated positives above which check and train warn."""
 
 
 def load_tokenizer(name: str, cache_dir: str | None = None) -> Tokenizer:

@@ -15,7 +15,7 @@ from typing import Any
 
 from finerank.core.errors import UserError
 from finerank.data import console
-from finerank.data.atomic import land, sync_folder, write_atomic, writing
+from finerank.data.atomic import land, sync, write_atomic, writing
 from finerank.data.claims import Claim, remove
 from finerank.data.manifest import digest_file, parts_of, write_json
 
@@ -114,7 +114,7 @@ class Output(Claim):
             # Says whose the output is, should the process die between this rename and the manifest's.
             write_json(self.work / LANDING, {"sha256": total.hexdigest()})
             os.replace(joined, self.path)
-            sync_folder(self.path.parent)
+            sync(self.path.parent)
         return self.complete({"sha256": total.hexdigest(), "bytes": size}, counts, extra)
 
     def _bodies(self) -> Iterator[bytes]:
@@ -188,9 +188,9 @@ class Folder(Claim):
         with writing(self.name):
             files = {name: digest_file(self.path / name) for name in _listing(self.path)}
             for name in files:
-                _sync_file(self.path / name)
+                sync(self.path / name)
             for place in {(self.path / name).parent for name in files} | {self.path, self.path.parent}:
-                sync_folder(place)
+                sync(place)
         total = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
         return self.complete({"sha256": total, "files": files}, counts, extra or {})
 
@@ -252,8 +252,3 @@ def _read_shard(path: Path) -> tuple[dict[str, Any], bytes] | None:
 def _listing(folder: Path) -> list[str]:
     names = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     return sorted(str(name) for name in names if not name.parts[0].startswith(CHECKPOINTS))
-
-
-def _sync_file(path: Path) -> None:
-    with open(path, "rb") as stream:
-        os.fsync(stream.fileno())

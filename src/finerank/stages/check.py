@@ -11,13 +11,11 @@ from finerank.core.options import VerbOptions, option
 from finerank.core.outcomes import Outcome
 from finerank.core.records import Row
 from finerank.data import console
-from finerank.data.lengths import Lengths, load_tokenizer
+from finerank.data.lengths import POSITIVES_CUT, Lengths, load_tokenizer
 from finerank.data.lint import Finding, Judgements, Lint, judgements
 from finerank.data.sources import is_judged, read_judged, read_rows, scan_rows
 
 SHOWN_PROBLEMS = 50
-POSITIVES_CUT = 0.05
-"""Share of truncated positives above which training is warned of."""
 
 
 @dataclass(kw_only=True)

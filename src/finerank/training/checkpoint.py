@@ -6,13 +6,14 @@ A folder without a seal, or with a file that does not match it, is torn: it is n
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from finerank.data.atomic import sync
+from finerank.data.manifest import digest_file
 
 SEAL = "complete.json"
 NAME = re.compile(r"checkpoint-(\d+)")
@@ -58,19 +59,19 @@ def land(staging: Path, final: Path) -> None:
     if final.exists():
         shutil.rmtree(final)
     staging.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def seal(folder: Path) -> None:
     """Write ``complete.json`` over all files of ``folder``, after they have reached the disk."""
     digests = {}
     for path in _files(folder):
-        digests[path.relative_to(folder).as_posix()] = _digest(path)
-        _sync(path)
+        digests[path.relative_to(folder).as_posix()] = digest_file(path)
+        sync(path)
     target = folder / SEAL
     target.write_text(json.dumps({"sha256": digests}, indent=1), encoding="utf-8")
-    _sync(target)
-    _sync(folder)
+    sync(target)
+    sync(folder)
 
 
 def fault(folder: Path) -> str | None:
@@ -85,7 +86,7 @@ def fault(folder: Path) -> str | None:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if _digest(path) != digest:
+        if digest_file(path) != digest:
             return f"{name} is not what was written"
     if not recorded:
         return f"its {SEAL} names no file"
@@ -116,19 +117,3 @@ def rotate(output_dir: Path, keep: int | None, protected: str | None) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SEAL)
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

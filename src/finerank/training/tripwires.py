@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from finerank.data.console import warn
+from finerank.data.lengths import POSITIVES_CUT
 
 FLAT_SCORES = 1e-4
 FLAT_VECTORS = 1e-3
 PATIENCE_STEPS = 10
-TRUNCATED_POSITIVES = 0.05
 
 
 class Flatness:
@@ -61,6 +61,6 @@ def worse_than_base(base: Mapping[str, float], best: Mapping[str, float], metric
 
 def truncated_positives(truncated: int, total: int, limit: int) -> str | None:
     """Return the sentence that says that many positives are cut at ``limit`` tokens, or None."""
-    if total == 0 or truncated <= TRUNCATED_POSITIVES * total:
+    if total == 0 or truncated <= POSITIVES_CUT * total:
         return None
     return f"{truncated:,} of {total:,} positives ({truncated / total:.0%}) are longer than {limit} tokens and get cut"
