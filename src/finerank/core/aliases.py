@@ -31,6 +31,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "ds_config": "deepspeed",
         "deepspeed_config": "deepspeed",
         "query_instruction": "query_instruction_for_retrieval",
+        "query_instruction_format_for_retrieval": "query_instruction_format",
     },
     "evaluate": {
         "m": "model_name_or_path",

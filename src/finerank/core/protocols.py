@@ -28,6 +28,11 @@ class Encoder(Protocol):
     @property
     def dimension(self) -> int: ...
 
+    @property
+    def cosine(self) -> bool:
+        """Whether vectors are compared by cosine (they are brought to unit length), rather than by inner product."""
+        ...
+
     def fingerprint(self, side: Side) -> str:
         """Digest of all that decides a vector: weights, tokenizer, prompt of the side, length, pooling, dtype."""
         ...
@@ -56,10 +61,12 @@ class Retriever(Protocol):
 
 
 class Trainable(Protocol):
-    """What the trainer needs of a family: a module from a batch to scores, and a way to save itself whole."""
+    """What the trainer needs of a family: a module from a batch to what a loss reads, a way to save it."""
 
     module: torch.nn.Module
-    """``module(batch)`` takes what ``collate`` made and returns scores: [B, G] or [B, C]."""
+    """``module(batch)`` takes what ``collate`` made and returns tensors by name: ``scores`` [B, G] of a cross-encoder,
+    ``queries`` [B, D] and ``passages`` [B * G, D] of a bi-encoder."""
+    device: torch.device
 
     def collate(self, groups: Sequence[Any]) -> dict[str, Any]:
         """Groups -> one optimizer step's batch; the group size travels inside."""
@@ -67,4 +74,12 @@ class Trainable(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write a folder that sentence-transformers loads unchanged."""
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """Return the facts of a start banner: model, parameters, device, dtype, lengths."""
+        ...
+
+    def truncated(self, pairs: Sequence[Pair]) -> tuple[int, int]:
+        """Return how many of the pairs are cut, and the length in tokens that cuts them."""
         ...
