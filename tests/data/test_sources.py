@@ -14,7 +14,6 @@ from finerank.core.errors import DataError, UserError
 from finerank.data import files
 from finerank.data.sources import (
     is_judged,
-    iter_lines,
     pool_of,
     read_candidates,
     read_judged,
@@ -91,7 +90,6 @@ def test_extra_keys_travel_and_places_are_known(tmp_path: Path) -> None:
     first, second = read_rows([path])
     assert (first.where, second.where) == (f"{path}:1", f"{path}:2")
     assert second.to_mapping() == line
-    assert list(iter_lines(path)) == [(f"{path}:1", LINE), (f"{path}:2", line)]
 
 
 def test_one_empty_file_among_several_is_refused(tmp_path: Path) -> None:
@@ -100,15 +98,6 @@ def test_one_empty_file_among_several_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no row") as caught:
         read_rows([tmp_path])
     assert caught.value.where == str(tmp_path / "b.jsonl")
-
-
-def test_iter_lines_stops_at_the_first_bad_line(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"a": 1}\n{"a": }\n')
-    reader = iter_lines(path)
-    assert next(reader)[1] == {"a": 1}
-    with pytest.raises(DataError, match=r"a\.jsonl:2"):
-        next(reader)
 
 
 def test_an_array_knows_its_lines(tmp_path: Path) -> None:

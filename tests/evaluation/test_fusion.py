@@ -15,7 +15,6 @@ from finerank.evaluation.fusion import (
     fuse_runs,
     fuse_scores,
     load_fusion,
-    rrf,
     save_fusion,
     stored_or_given,
     zscores,
@@ -42,8 +41,6 @@ def test_a_constant_side_has_no_say() -> None:
 
 def test_rrf_by_hand() -> None:
     assert fuse_scores([9.0, 8.0], [1.0, 2.0], "rrf") == pytest.approx([1 / 61 + 1 / 62, 1 / 62 + 1 / 61])
-    fused = rrf([{"q": {"a": 2.0, "b": 1.0}}, {"q": {"b": 5.0}, "other": {"c": 1.0}}])
-    assert fused == {"q": {"a": pytest.approx(1 / 61), "b": pytest.approx(1 / 62 + 1 / 61)}, "other": {"c": 1 / 61}}
 
 
 def test_runs_are_fused_over_the_rerankers_candidates() -> None:

@@ -6,12 +6,11 @@ import math
 import random
 
 import ir_measures
-import numpy as np
 import pytest
 
 from finerank.core.errors import UsageError, UserError
 from finerank.core.runs import Qrels, Run
-from finerank.evaluation.metrics import canonical, evaluate_run, group_metrics, mean
+from finerank.evaluation.metrics import canonical, evaluate_run, mean
 
 NAMES = ["nDCG@10", "nDCG@3", "nDCG", "MAP", "MAP@5", "MRR", "Recall@5", "P@3", "Success@1"]
 
@@ -99,25 +98,3 @@ def test_spellings(typed: str, name: str) -> None:
 def test_unknown_metrics_are_usage_errors(typed: str) -> None:
     with pytest.raises(UsageError):
         canonical(typed)
-
-
-@pytest.mark.parametrize("groups", [2, 8, 15])
-def test_group_metrics_equal_ir_measures(groups: int) -> None:
-    scores = np.random.default_rng(groups).normal(size=(50, groups))
-    found = group_metrics(scores)
-    qrels = {str(row): {"0": 1} for row in range(50)}
-    run = {str(row): {str(place): float(score) for place, score in enumerate(scores[row])} for row in range(50)}
-    reference = evaluate_run(qrels, run, ["nDCG@10", "MRR@10", "hit@1"])
-    for ours, theirs in (("nDCG@10", "nDCG@10"), ("MRR@10", "MRR@10"), ("accuracy", "hit@1")):
-        assert found[ours] == pytest.approx(np.array(list(reference[theirs].values())), abs=1e-9)
-
-
-def test_group_ties_are_pessimistic_and_padding_does_not_count() -> None:
-    found = group_metrics(np.array([[1.0, 1.0, 1.0], [1.0, -np.inf, -np.inf], [1.0, 0.0, 1.0]]))
-    assert found["MRR@10"].tolist() == pytest.approx([1 / 3, 1.0, 1 / 2])
-    assert found["accuracy"].tolist() == [0.0, 1.0, 0.0]
-
-
-def test_group_metrics_refuse_nan() -> None:
-    with pytest.raises(UserError):
-        group_metrics(np.array([[np.nan, 1.0]]))

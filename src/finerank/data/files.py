@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from finerank.core.errors import DataError, Problem, UserError
+from finerank.core.errors import Problem, UserError
 from finerank.data import console
 from finerank.data.lines import Record, read_json, read_lines
 
@@ -43,18 +43,6 @@ def iter_records(path: str | Path, *, loose: bool = False) -> Iterator[Record]:
         if type(error).__name__ != "ZstdError":
             raise
         yield name, Problem(name, "unreadable", f"cannot be read to its end: {_reason(error)}")
-
-
-def iter_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield ``("file:line", object)``; .jsonl, .json (array or lines) or .parquet, also .gz and .zst.
-
-    Raises:
-        DataError: at the first line that is no JSON object.
-    """
-    for where, value in iter_records(path):
-        if isinstance(value, Problem):
-            raise DataError([value])
-        yield where, value
 
 
 def expand(

@@ -8,13 +8,12 @@ from typing import Any
 
 from finerank.core.errors import DataError, Problem
 from finerank.core.records import CANDIDATE_KEYS, Row, kind, parse_row
-from finerank.data.files import expand, iter_lines, iter_records
+from finerank.data.files import expand, iter_records
 from finerank.data.judged import Judged, is_judged, read_judged
 
 __all__ = [
     "Judged",
     "is_judged",
-    "iter_lines",
     "pool_of",
     "read_candidates",
     "read_judged",

@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from finerank.core.errors import UserError
 from finerank.core.records import is_number
-from finerank.core.runs import Qrels, Run, ranked
-from finerank.evaluation.metrics import check_scores, evaluate_run, mean
+from finerank.core.runs import Qrels, Run
+from finerank.evaluation.metrics import evaluate_run, mean
 
 FILE_NAME = "finerank_fusion.json"
 METHODS = ("none", "zscore", "rrf")
@@ -101,18 +101,6 @@ def fuse_runs(first: Run, reranker: Run, method: str = "zscore", weight: float =
             raise UserError(f'the first stage has no score for passage "{missing}"', where=f'query "{query}"')
         values = fuse_scores([base[passage] for passage in scores], list(scores.values()), method, weight)
         fused[query] = dict(zip(scores, values))
-    return fused
-
-
-def rrf(runs: Sequence[Run], k: int = RRF_K) -> Run:
-    """Fuse any number of runs by reciprocal ranks: sum of 1/(k + rank), rank from 1; absent passages add nothing."""
-    fused: Run = {}
-    for run in runs:
-        for query, scores in run.items():
-            check_scores(scores.values(), f'query "{query}"')
-            sums = fused.setdefault(query, {})
-            for place, candidate in enumerate(ranked(scores), start=1):
-                sums[candidate.passage_id] = sums.get(candidate.passage_id, 0.0) + 1.0 / (k + place)
     return fused
 
 

@@ -12,13 +12,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from finerank.core.errors import UsageError, UserError, did_you_mean
 from finerank.core.runs import Qrels, Run, ranked
-
-FloatArray = NDArray[np.float64]
 
 SPELLINGS: dict[str, str] = {
     "ndcg": "nDCG", "mrr": "MRR", "rr": "MRR", "map": "MAP", "ap": "MAP", "recall": "Recall", "r": "Recall",
@@ -28,7 +23,6 @@ SPELLINGS: dict[str, str] = {
 """What people type, lower-cased and without the cutoff -> the name used here."""
 
 NEEDS_CUTOFF = frozenset({"Recall", "P", "Success"})
-GROUP_DEPTH = 10
 
 
 def canonical(name: str) -> str:
@@ -97,36 +91,6 @@ def check_scores(scores: Iterable[float], where: str) -> None:
 def mean(values: Mapping[str, float]) -> float:
     """Return the mean over queries; 0 for none."""
     return math.fsum(values.values()) / len(values) if values else 0.0
-
-
-def group_metrics(scores: NDArray[Any], depth: int = GROUP_DEPTH) -> dict[str, FloatArray]:
-    """Compute ranking metrics of groups whose only positive stands at 0, for use inside training.
-
-    Ties are pessimistic: the positive ranks below every passage that scores the same, so a model whose scores
-    collapse to a constant looks as bad as it is. A group shorter than G is padded with ``-inf``.
-
-    Args:
-        scores: [N, G].
-        depth: cutoff of nDCG and MRR.
-
-    Returns:
-        ``nDCG@depth``, ``MRR@depth`` and ``accuracy`` (the positive is strictly first), each [N].
-
-    >>> {name: float(value[0].round(3)) for name, value in group_metrics(np.array([[1.0, 2.0, 0.5]])).items()}
-    {'nDCG@10': 0.631, 'MRR@10': 0.5, 'accuracy': 0.0}
-    """
-    table = np.asarray(scores, dtype=np.float64)
-    if table.ndim != 2 or table.shape[1] < 1:
-        raise ValueError(f"scores must be [N, G] with G >= 1, got shape {table.shape}")
-    if np.isnan(table).any() or not np.isfinite(table[:, 0]).all():
-        raise UserError("a group has a score that is not a finite number", hint="lower the learning rate")
-    rank = 1 + (table[:, 1:] >= table[:, :1]).sum(axis=1)
-    inside = rank <= depth
-    return {
-        f"nDCG@{depth}": np.where(inside, 1.0 / np.log2(rank + 1.0), 0.0),
-        f"MRR@{depth}": np.where(inside, 1.0 / rank, 0.0),
-        "accuracy": (rank == 1).astype(np.float64),
-    }
 
 
 def _as_ranks(query: str, scores: Mapping[str, float]) -> dict[str, float]:
