@@ -40,3 +40,30 @@ def test_unknown_dtype_is_an_error() -> None:
 
 def test_the_way_of_asking_does_not_make_another_run() -> None:
     assert semantic(ModelOptions(fp16=True)) == semantic(ModelOptions(dtype="float16")) == {"dtype": "float16"}
+
+
+@pytest.mark.parametrize(
+    ("words", "device"),
+    [
+        (["--devices", "cuda:0"], "cuda:0"),
+        (["--devices", "0"], "cuda:0"),
+        (["--devices", "cpu", "--device", "cpu"], "cpu"),
+        (["--devices", "cuda:1", "cuda:1"], "cuda:1"),
+        (["--device", "mps"], "mps"),
+        ([], "auto"),
+    ],
+)
+def test_one_of_devices_is_the_device(words: list[str], device: str) -> None:
+    options = parse(ModelOptions, words, "mine").options
+    assert (options.device, options.devices) == (device, [])
+
+
+@pytest.mark.parametrize("words", [["cuda:0", "cuda:1"], ["cuda:0,cuda:1"], ["0", "1"]])
+def test_several_devices_are_refused(words: list[str]) -> None:
+    with pytest.raises(UsageError, match="several devices come later.*give one"):
+        parse(ModelOptions, ["--devices", *words], "mine")
+
+
+def test_devices_that_disagree_are_an_error() -> None:
+    with pytest.raises(UsageError, match="--device means cpu but --devices means cuda:0"):
+        ModelOptions(device="cpu", devices=["cuda:0"])

@@ -21,6 +21,7 @@ class ModelOptions(VerbOptions):
     device: str = option(
         "auto", "auto, cpu, cuda, cuda:N or mps; auto takes the first accelerator there is", semantic=False
     )
+    devices: list[str] = option([], "the same as --device; one for now", metavar="cuda:N", semantic=False)
     dtype: str = option(
         "auto",
         "number format of inference: auto, float32, bfloat16 or float16; auto is bfloat16 where the hardware "
@@ -37,6 +38,19 @@ class ModelOptions(VerbOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.dtype = self._chosen_dtype()
+        self.device, self.devices = self._chosen_device(), []
+
+    def _chosen_device(self) -> str:
+        """Fold ``--devices``, also ``0`` for ``cuda:0`` and names joined by commas, into ``--device``."""
+        words = [name.strip() for word in self.devices for name in word.split(",") if name.strip()]
+        names = list(dict.fromkeys(f"cuda:{word}" if word.isdecimal() else word for word in words))
+        if len(names) > 1:
+            raise UsageError(
+                f"several devices come later, got --devices {' '.join(names)}: give one", hint=f"--device {names[0]}"
+            )
+        if names and self.device not in ("auto", names[0]):
+            raise UsageError(f"--device means {self.device} but --devices means {names[0]}", hint="give one of them")
+        return names[0] if names else self.device
 
     def _chosen_dtype(self) -> str:
         """Fold the precision switches into ``--dtype``; two that disagree are an error."""
