@@ -16,7 +16,9 @@ import pytest
 from finerank import cli
 from finerank.core.command_line import parse
 from finerank.core.errors import UserError
+from finerank.core.outcomes import Outcome
 from finerank.data import subprocesses
+from finerank.stages import demo
 from finerank.stages.demo import (
     DemoOptions,
     mining_range,
@@ -87,6 +89,35 @@ def test_the_whole_loop(
     before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     assert run(options).data["arms"] == outcome.data["arms"]
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_an_overwriting_demo_that_was_killed_keeps_what_it_has_redone(
+    options: DemoOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overwriting: list[bool] = []
+    limit = 3
+
+    def stage(command: list[str], title: str) -> None:
+        if len(overwriting) == limit:
+            raise KeyboardInterrupt
+        overwriting.append("--overwrite" in command)
+
+    monkeypatch.setattr(subprocesses, "run_command", stage)
+    monkeypatch.setattr(demo, "outcome", lambda *parts: Outcome("", {}))
+    options.overwrite = True
+    with pytest.raises(KeyboardInterrupt):
+        run(options)
+    assert overwriting == [False, True, True]  # check writes nothing
+    overwriting.clear()
+    limit = 6
+    run(options)
+    assert overwriting == [False, False, False, True, True, True]
+    for other in (options.seed, options.seed + 1):  # finished: --overwrite means all of it; other options too
+        overwriting.clear()
+        options.seed, limit = other, 4
+        with pytest.raises(KeyboardInterrupt):
+            run(options)
+        assert overwriting == [False, True, True, True]
 
 
 @pytest.mark.slow

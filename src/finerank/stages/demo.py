@@ -44,6 +44,7 @@ RERANKER_TRAINING = (
     "--num_train_epochs", "1", "--dropout", "0", "--eval_steps", "0.5",
 )  # fmt: skip
 SHOWN_CANDIDATES = 20
+REDONE = "overwriting.json"
 
 
 @dataclass(kw_only=True)
@@ -78,6 +79,55 @@ class Stage:
     words: tuple[str, ...]
 
 
+@dataclass
+class Redone:
+    """The stages that a demo with ``--overwrite`` has finished: started again after a kill, it keeps their outputs.
+
+    Without ``--overwrite`` (no ``path``) nothing is recorded: each stage knows by itself that it is done.
+    """
+
+    path: Path | None
+    key: str
+    titles: list[str]
+
+    @classmethod
+    def open(cls, options: DemoOptions, folder: Path, model: str) -> Redone:
+        """Read the record of an unfinished demo with the same options, model and functions, or begin one."""
+        import hashlib
+        import json
+
+        from finerank import __version__
+        from finerank.core.options import semantic
+        from finerank.data.manifest import digest_path, manifest_path, read_manifest
+
+        data = (read_manifest(manifest_path(folder / "data")) or {}).get("sha256")
+        weights = digest_path(model) if Path(model).is_dir() else None
+        parts = [semantic(options), model, weights, data, __version__]
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        path = folder / REDONE
+        before = read_manifest(path) or {}
+        if not options.overwrite:
+            return cls(None, key, [])
+        return cls(path, key, list(before["finished"]) if before.get("key") == key else [])
+
+    def words(self, stage: Stage) -> tuple[str, ...]:
+        """Return the words of a stage; one that this demo has redone already is not to be redone again."""
+        return tuple(word for word in stage.words if word != "--overwrite" or stage.title not in self.titles)
+
+    def add(self, stage: Stage) -> None:
+        """Record that a stage is finished."""
+        from finerank.data.manifest import write_json
+
+        if self.path is not None and stage.title not in self.titles:
+            self.titles.append(stage.title)
+            write_json(self.path, {"key": self.key, "finished": self.titles})
+
+    def close(self) -> None:
+        """Forget the record: the demo is finished, and ``--overwrite`` means all of it again."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
 def run(options: DemoOptions) -> Outcome:
     """Run the stages, each where it stopped; return the table of the last.
 
@@ -92,11 +142,15 @@ def run(options: DemoOptions) -> Outcome:
     model = options.model_name_or_path or packaged_model() or HUB_MODEL
     data = write_data(options, folder)
     steps = stages(options, folder, model, len(data.queries["train"]))
+    redone = Redone.open(options, folder, model)
     for number, stage in enumerate(steps, start=2):
-        say(f"\n── stage {number} of {len(steps) + 1}: {stage.title}\n$ finerank {shown(stage.words)}")
+        words = redone.words(stage)
+        say(f"\n── stage {number} of {len(steps) + 1}: {stage.title}\n$ finerank {shown(words)}")
         begun = time.monotonic()
-        run_command([sys.executable, "-m", "finerank", *stage.words], stage.title)
+        run_command([sys.executable, "-m", "finerank", *words], stage.title)
+        redone.add(stage)
         say(f"── stage {number} took {clock(time.monotonic() - begun)}")
+    redone.close()
     memory = peak_memory()
     say(f"\nall {len(steps) + 1} stages: {clock(time.monotonic() - started)}, peak memory {memory / 2**30:.1f} GiB")
     return outcome(folder, data, {"seconds": round(time.monotonic() - started, 1), "peak_memory_bytes": memory})
