@@ -14,6 +14,7 @@ from finerank.data.judged import Judged, is_judged, read_judged
 __all__ = [
     "Judged",
     "is_judged",
+    "iter_pool",
     "pool_of",
     "read_candidates",
     "read_judged",
@@ -70,27 +71,35 @@ def scan_rows(
 
 
 def read_pool(path: str | Path) -> list[str]:
-    """Read a pool of passages: distinct texts, in first-seen order.
+    """Read a pool of passages: distinct texts, in first-seen order; ``iter_pool`` says which formats."""
+    return list(dict.fromkeys(iter_pool(path)))
+
+
+def iter_pool(path: str | Path) -> Iterator[str]:
+    """Yield the texts of a pool one by one.
 
     Takes ``{"text"}``, BEIR's ``{"_id", "title", "text"}`` (title, a space, text) and
     FlashRAG's ``{"id", "contents"}``.
+
+    Raises:
+        DataError: behind the last line, if any was bad or there was none.
     """
     file = Path(path) / "corpus.jsonl" if is_judged(path) else path
-    texts: dict[str, None] = {}
     problems: list[Problem] = []
+    empty = True
     for item in expand([file]):
         for where, value in iter_records(item):
             found = value if isinstance(value, Problem) else _pool_text(value, where)
-            if isinstance(found, str):
-                texts.setdefault(found)
-            else:
+            if isinstance(found, Problem):
                 problems.append(found)
+            else:
+                empty = False
+                yield found
             if len(problems) >= MAX_PROBLEMS:
                 break
     _raise_if(problems)
-    if not texts:
+    if empty:
         raise DataError([Problem(str(path), "empty-file", "the pool holds no passage")])
-    return list(texts)
 
 
 def pool_of(rows: Iterable[Row]) -> list[str]:

@@ -82,7 +82,7 @@ class Miner:
 
     Args:
         rows: all rows; a positive of any of them with the same query is a positive.
-        pool: distinct passages to take negatives from.
+        pool: distinct passages to take negatives from; read by position, never held (``retrieval.pool``).
         encoder: gives the vectors; each distinct text is encoded once per side.
         meter: opens a progress report for each pass over texts.
     """
@@ -97,9 +97,10 @@ class Miner:
         self._same_query: dict[int, frozenset[int]] = {}
         for mark, positives in zip(self._query_marks, self._positive_marks):
             self._same_query[mark] = self._same_query.get(mark, frozenset()) | positives
-        self._passage_row = _positions([*pool, *self._texts_outside(pool)])
+        self._passage_row, outside = self._needed()
         self._query_row = _positions([row.query for row in rows])
-        self._passages = _encode(encoder, list(self._passage_row), "passage", setup.cache, meter)
+        self._passages = _encode(encoder, pool, "passage", setup.cache, meter)
+        self._outside = _encode(encoder, outside, "passage", setup.cache, meter)
         self._queries = _encode(encoder, list(self._query_row), "query", setup.cache, meter)
 
     def mine(self, start: int, stop: int) -> list[Mined]:
@@ -121,15 +122,21 @@ class Miner:
             depth *= DEEPER
         return [done[index] for index in own]
 
-    def _texts_outside(self, pool: Sequence[str]) -> list[str]:
-        """Return the passages that need a vector although the pool lacks them."""
-        inside = set(pool)
-        needed = dict.fromkeys(
-            text
+    def _needed(self) -> tuple[dict[str, int], list[str]]:
+        """Return where the passages of the rows themselves have their vectors, and those that the pool lacks.
+
+        A place below the pool's size is a place in the pool, the others follow it.
+        """
+        rows = {
+            text: -1
             for row in self.rows
             for text in (*row.positives, *(row.negatives if self.setup.keep_negatives else ()))
-        )
-        return [text for text in needed if text not in inside]
+        }
+        for position, text in enumerate(self.pool):
+            if text in rows:
+                rows[text] = position
+        outside = [text for text, position in rows.items() if position < 0]
+        return rows | {text: len(self.pool) + place for place, text in enumerate(outside)}, outside
 
     def _own(self, index: int) -> tuple[Known, list[str], tuple[list[float], list[float]]]:
         """Return what is known of a row, its kept negatives, and the cosines of its positives and of those."""
@@ -143,15 +150,19 @@ class Miner:
 
     def _cosines(self, index: int, texts: Sequence[str]) -> list[float]:
         query = self._queries[self._query_row[self.rows[index].query]]
-        passages = self._passages[[self._passage_row[text] for text in texts]]
-        return _rounded(exact_scores(query, passages, cosine=True))
+        passages = [self._passage(self._passage_row[text]) for text in texts]
+        return _rounded(exact_scores(query, np.stack(passages), cosine=True)) if passages else []
+
+    def _passage(self, place: int) -> Vectors:
+        inside = len(self.pool)
+        vector: Vectors = self._passages[place] if place < inside else self._outside[place - inside]
+        return vector
 
     def _rank(self, waiting: Sequence[int], depth: int) -> dict[int, Ranking]:
         """Search once for each distinct query of some rows."""
         queries = _positions([self.rows[index].query for index in waiting])
         vectors = self._queries[[self._query_row[query] for query in queries]]
-        pool = self._passages[: len(self.pool)]
-        setup = self.setup
+        pool, setup = self._passages, self.setup
         found = top_k(vectors, pool, depth, cosine=setup.cosine, device=setup.device, query_block=setup.query_block)
         rankings = [
             Ranking(
@@ -163,7 +174,9 @@ class Miner:
         return {index: rankings[queries[self.rows[index].query]] for index in waiting}
 
 
-def _encode(encoder: Encoder, texts: list[str], side: str, cache: Path | None, meter: Meter) -> Vectors:
+def _encode(encoder: Encoder, texts: Sequence[str], side: str, cache: Path | None, meter: Meter) -> Vectors:
+    if not texts:
+        return np.empty((0, encoder.dimension), dtype=np.float32)
     label = "encoding passages" if side == "passage" else "encoding queries"
     with meter(len(texts), label) as update:
         return cached_encode(encoder, texts, "passage" if side == "passage" else "query", cache, update)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Vectors = NDArray[np.float32]
+    Keys = NDArray[np.bytes_]
+    Positions = NDArray[np.intp]
 
 WINDOW = 4096
 KEY_BYTES = 16
@@ -70,50 +72,47 @@ def cached_encode(
     Raises:
         UserError: if the encoder gives a vector that is not finite (the text is named), or the cache is not writable.
     """
-    keys = [_key(text) for text in texts]
-    first: dict[bytes, int] = {}
-    for index, key in enumerate(keys):
-        first.setdefault(key, index)
+    keys = _keys_of(texts)
+    distinct, first, places = np.unique(keys, return_index=True, return_inverse=True)
     result = _allocate(len(texts), encoder.dimension, cache)
-    store = _Store(cache, encoder.fingerprint(side), encoder.dimension, first) if cache is not None else None
+    store = _Store(cache, encoder.fingerprint(side), encoder.dimension, distinct) if cache is not None else None
     report = progress or _silent
-    distinct = list(first.values())
-    for start in range(0, len(distinct), window):
-        part = distinct[start : start + window]
-        _fill(result, part, keys, texts, encoder, side, store, report)
-    if len(distinct) < len(texts):
-        _repeat(result, [first[key] for key in keys], window)
-        report(len(texts) - len(distinct))
+    order = np.sort(first)
+    for start in range(0, len(order), window):
+        _fill(result, order[start : start + window], keys, texts, encoder, side, store, report)
+    if len(order) < len(texts):
+        _repeat(result, first[places], window)
+        report(len(texts) - len(order))
     return result
 
 
 def _fill(
-    result: Vectors, part: list[int], keys: list[bytes], texts: Sequence[str], encoder: Encoder, side: Side,
+    result: Vectors, part: Positions, keys: Keys, texts: Sequence[str], encoder: Encoder, side: Side,
     store: _Store | None, report: Progress,
 ) -> None:  # fmt: skip
     """Write one window's rows of ``result``: from the store, or encoded now and stored."""
-    stored = store.load([keys[index] for index in part]) if store is not None else {}
-    missing = [index for index in part if keys[index] not in stored]
-    for index in part:
-        if keys[index] in stored:
-            result[index] = stored[keys[index]]
-    report(len(part) - len(missing))
-    if not missing:
+    missing = np.ones(len(part), dtype=bool)
+    for found, vectors in store.load(keys[part]) if store is not None else ():
+        result[part[found]] = vectors
+        missing[found] = False
+    part = part[missing]
+    report(int((~missing).sum()))
+    if not len(part):
         return
-    wanted = [texts[index] for index in missing]
+    wanted = [texts[index] for index in part.tolist()]
     vectors = np.ascontiguousarray(encoder.encode(wanted, side, report), dtype=np.float32)
     _check_finite(vectors, wanted, side)
     if store is not None:
-        store.add([keys[index] for index in missing], vectors)
-    result[missing] = vectors
+        store.add(keys[part], vectors)
+    result[part] = vectors
 
 
-def _repeat(result: Vectors, origin: list[int], window: int) -> None:
+def _repeat(result: Vectors, origin: Positions, window: int) -> None:
     """Copy the rows of repeated texts from their first occurrence."""
-    later = [index for index, source in enumerate(origin) if index != source]
+    later = np.flatnonzero(origin != np.arange(len(origin)))
     for start in range(0, len(later), window):
         part = later[start : start + window]
-        result[part] = result[[origin[index] for index in part]]
+        result[part] = result[origin[part]]
 
 
 def _check_finite(vectors: Vectors, texts: Sequence[str], side: Side) -> None:
@@ -138,8 +137,17 @@ def _allocate(rows: int, dimension: int, cache: Path | None) -> Vectors:
             return np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, dimension))
 
 
-def _key(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+def _keys_of(texts: Sequence[str]) -> Keys:
+    """Return the digests [N] of texts, in one block of memory."""
+    keys = bytearray()
+    for text in texts:
+        keys += hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+    return _as_keys(keys)
+
+
+def _as_keys(data: bytes | bytearray) -> Keys:
+    # A plain numpy string ignores zero bytes at its end, which does no harm among strings of one length.
+    return np.array(memoryview(data), dtype=np.uint8).view(f"S{KEY_BYTES}")
 
 
 def _silent(_: int) -> None:
@@ -147,40 +155,47 @@ def _silent(_: int) -> None:
 
 
 class _Store:
-    """One encoder's shards; knows the places of the wanted keys only, so a large cache costs nothing."""
+    """One encoder's shards; knows the places of the wanted keys only, so a large cache costs nothing.
 
-    def __init__(self, cache: Path, fingerprint: str, dimension: int, wanted: dict[bytes, int]) -> None:
+    ``shards`` and ``rows`` [U] say where the vector of each wanted key is: a number in ``paths`` (-1: nowhere), a row.
+    """
+
+    def __init__(self, cache: Path, fingerprint: str, dimension: int, wanted: Keys) -> None:
         self.folder = cache / hashlib.blake2b(fingerprint.encode(), digest_size=KEY_BYTES).hexdigest()
         self.dimension = dimension
         self.verified: set[Path] = set()
-        self.places: dict[bytes, tuple[Path, int]] = {}
+        self.wanted = wanted  # sorted
+        self.shards = np.full(len(wanted), -1, dtype=np.int32)
+        self.rows = np.zeros(len(wanted), dtype=np.int32)
         with _writable(cache):
             self.folder.mkdir(parents=True, exist_ok=True)
         _sweep(self.folder)
-        for path in sorted(self.folder.glob("*.vec")):
-            for row, key in enumerate(_keys(path, dimension)):
-                if key in wanted:
-                    self.places.setdefault(key, (path, row))
+        self.paths = sorted(self.folder.glob("*.vec"))
+        for number, path in enumerate(self.paths if len(wanted) else []):
+            self._find(number, _keys(path, dimension))
 
-    def load(self, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
-        """Return the stored vectors [D] of those ``keys`` that have one."""
-        found: dict[bytes, Vectors] = {}
-        by_shard: dict[Path, list[bytes]] = {}
-        for key in keys:
-            if key in self.places:
-                by_shard.setdefault(self.places[key][0], []).append(key)
-        for path, group in by_shard.items():
-            vectors = self._open(path)
-            for key in group:
-                if vectors is None:
-                    del self.places[key]
-                else:
-                    found[key] = vectors[self.places[key][1]]
-        return found
+    def load(self, keys: Keys) -> Iterator[tuple[Positions, Vectors]]:
+        """Yield positions in ``keys`` [n] and their stored vectors [n, D], shard by shard."""
+        slots = np.searchsorted(self.wanted, keys)
+        shards = self.shards[slots]
+        for number in np.unique(shards[shards >= 0]):
+            found = np.flatnonzero(shards == number)
+            vectors = self._open(self.paths[number])
+            if vectors is None:
+                self.shards[self.shards == number] = -1
+            else:
+                yield found, vectors[self.rows[slots[found]]]
 
-    def add(self, keys: Sequence[bytes], vectors: Vectors) -> None:
+    def _find(self, number: int, keys: Keys) -> None:
+        """Note which wanted keys shard ``number`` holds and no earlier one does."""
+        slots = np.minimum(np.searchsorted(self.wanted, keys), len(self.wanted) - 1)
+        rows = np.flatnonzero((self.wanted[slots] == keys) & (self.shards[slots] < 0))
+        self.shards[slots[rows]] = number
+        self.rows[slots[rows]] = rows
+
+    def add(self, keys: Keys, vectors: Vectors) -> None:
         """Land one shard: temporary name, fsync, rename. Its name is its content, so racing writers write the same."""
-        body = b"".join(keys)
+        body = keys.tobytes()
         path = self.folder / f"{hashlib.blake2b(body, digest_size=KEY_BYTES).hexdigest()}.vec"
         temporary = self.folder / f".{path.stem}.{uuid.uuid4().hex}.tmp"
         header = MAGIC + len(keys).to_bytes(8, "little") + self.dimension.to_bytes(8, "little")
@@ -212,8 +227,8 @@ class _Store:
             return None
 
 
-def _keys(path: Path, dimension: int) -> Iterator[bytes]:
-    """Yield the keys of a shard in row order; a shard whose size or header is wrong is removed."""
+def _keys(path: Path, dimension: int) -> Keys:
+    """Return the keys of a shard in row order; a shard whose size or header is wrong is removed and has none."""
     try:
         with open(path, "rb") as file:
             header = file.read(HEADER_BYTES)
@@ -225,9 +240,7 @@ def _keys(path: Path, dimension: int) -> Iterator[bytes]:
         keys = None
     if keys is None:
         _discard(path)
-        return
-    for start in range(0, len(keys), KEY_BYTES):
-        yield keys[start : start + KEY_BYTES]
+    return _as_keys(keys or b"")
 
 
 def _sweep(folder: Path) -> None:

@@ -151,11 +151,11 @@ def run(options: MineOptions) -> Outcome:
     """
     from finerank.data import console
     from finerank.data.outputs import Output
-    from finerank.data.sources import pool_of, read_pool, read_rows
+    from finerank.data.sources import read_rows
 
     rules = rules_of(options)
     rows = read_rows(options.input_file)
-    pool = read_pool(options.candidate_pool) if options.candidate_pool is not None else pool_of(rows)
+    pool = _pool(options, rows)
     _check_sizes(options, rows, pool, rules)
     encoder = _load(options)
     inputs = [*options.input_file, *([options.candidate_pool] if options.candidate_pool is not None else [])]
@@ -173,6 +173,14 @@ def run(options: MineOptions) -> Outcome:
         output.finish(counts)
     _say_aloud(counts)
     return _outcome(counts, options)
+
+
+def _pool(options: MineOptions, rows: Sequence[Row]) -> Sequence[str]:
+    """Return the distinct passages of the pool: a file's stay on disk, the rows' are in memory anyway."""
+    from finerank.data.sources import iter_pool, pool_of
+    from finerank.retrieval.pool import StoredTexts
+
+    return pool_of(rows) if options.candidate_pool is None else StoredTexts(iter_pool(options.candidate_pool))
 
 
 def _check_sizes(options: MineOptions, rows: Sequence[Row], pool: Sequence[str], rules: Rules) -> None:
@@ -208,7 +216,7 @@ def _mine(
     setup = Setup(
         rules=rules,
         seed=options.seed,
-        cosine=options.normalize_embeddings is not False and encoder.model.similarity_fn_name != "dot",
+        cosine=encoder.cosine,
         keep_negatives=options.keep_negatives,
         cache=cache_folder(options.embedding_cache),
         device=_search_device(options),
