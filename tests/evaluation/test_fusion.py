@@ -1,24 +1,11 @@
-"""Fusion by hand, the choice of the weight, and what is stored with a model."""
+"""Fusion by hand, and the choice of the weight."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import pytest
 
 from finerank.core.errors import UserError
-from finerank.evaluation.fusion import (
-    FILE_NAME,
-    Fusion,
-    choose_weight,
-    fuse_runs,
-    fuse_scores,
-    load_fusion,
-    save_fusion,
-    stored_or_given,
-    zscores,
-)
+from finerank.evaluation.fusion import choose_weight, fuse_runs, fuse_scores, zscores
 
 
 def test_zscore_fusion_by_hand() -> None:
@@ -62,31 +49,3 @@ def test_the_weight_is_chosen_by_the_metric() -> None:
     assert choose_weight(right, wrong, qrels).weight == 0.0
     with pytest.raises(UserError, match="development"):
         choose_weight(right, wrong, {})
-
-
-def test_stored_with_the_model_and_read_back(tmp_path: Path) -> None:
-    fusion = Fusion("zscore", 1.5, "nDCG@10", 120, "tuned")
-    save_fusion(tmp_path, fusion)
-    assert json.loads((tmp_path / FILE_NAME).read_text())["weight"] == 1.5
-    assert load_fusion(tmp_path) == fusion
-    assert stored_or_given(str(tmp_path), "zscore", None) == fusion
-    assert stored_or_given(str(tmp_path), "zscore", 3.0).weight == 3.0
-    notes: list[str] = []
-    stored_or_given(str(tmp_path), "zscore", None, "bm25", notes)
-    assert "tuned, not bm25" in notes[0]
-
-
-@pytest.mark.parametrize("content", ["[]", '{"fusion": "sum", "weight": 1}', '{"weight": "1"}', '{"weight": NaN}', "{"])
-def test_a_damaged_store_is_an_error(tmp_path: Path, content: str) -> None:
-    (tmp_path / FILE_NAME).write_text(content)
-    with pytest.raises(UserError) as caught:
-        load_fusion(tmp_path)
-    assert FILE_NAME in str(caught.value)
-
-
-def test_nothing_stored(tmp_path: Path) -> None:
-    assert load_fusion(tmp_path) is None
-    assert load_fusion("some/hub-name") is None
-    assert stored_or_given(str(tmp_path), "rrf", None).weight == 1.0
-    with pytest.raises(UserError, match="no zscore weight"):
-        stored_or_given(str(tmp_path), "zscore", None)

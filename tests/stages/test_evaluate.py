@@ -10,8 +10,9 @@ import pytest
 
 from finerank.cli import main
 from finerank.data.trec import read_qrels, read_run
-from finerank.evaluation.fusion import FILE_NAME, Fusion, load_fusion, save_fusion
+from finerank.evaluation.fusion_store import FILE_NAME, Fusion, load_fusions, query_digests, save_fusion
 from finerank.evaluation.metrics import evaluate_run, mean
+from tests.stages.dot_model import without_normalisation
 
 PASSAGES = [
     "find a file by name", "sort the list of numbers", "read the text of a file", "remove a word from a string",
@@ -48,6 +49,11 @@ def reranker(tiny_reranker: str, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_reranker, tmp_path / "reranker"))
 
 
+@pytest.fixture
+def dot_encoder(tiny_encoder: str, tmp_path: Path) -> Path:
+    return without_normalisation(tiny_encoder, tmp_path / "dot")
+
+
 def test_all_arms_of_a_judged_set(
     judged: Path, tiny_encoder: str, reranker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,10 +84,9 @@ def test_all_arms_of_a_judged_set(
     assert mean(bm25) == pytest.approx(data["arms"][0]["metrics"]["nDCG@10"]["mean"], abs=1e-12)
     assert bm25 == data["per_query"]["bm25"]["nDCG@10"]
 
-    stored = load_fusion(reranker)
-    assert stored is not None
-    assert stored.queries == 2  # q0 is judged in test and left out
-    assert stored.first_stage == encoder
+    stored = load_fusions(reranker)
+    assert [item.first_stage for item in stored] == sorted(["bm25", encoder])
+    assert all(item.queries == 2 for item in stored)  # q0 is judged in test and left out
 
     assert main(command) == 0
     again = capsys.readouterr()
@@ -92,7 +97,7 @@ def test_all_arms_of_a_judged_set(
 def test_a_reranker_alone_gets_bm25_and_the_stored_weight(
     judged: Path, reranker: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_fusion(reranker, Fusion("zscore", 0.0, "nDCG@10", 9, "bm25"))
+    save_fusion(reranker, Fusion("zscore", 0.0, "nDCG@10", 9, "bm25", query_digests(["another query"])))
     assert main(["evaluate", "-m", str(reranker), "-d", str(judged), "--fusion", "zscore", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert [arm["name"] for arm in data["arms"]] == [
@@ -130,6 +135,135 @@ def test_rows_with_only_a_reranker_have_one_arm(
 ) -> None:
     assert main(["evaluate", "--model_path", tiny_reranker, "-d", str(rows), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["arms"]) == 1
+
+
+def write_split(judged: Path, name: str, numbers: range) -> None:
+    lines = [f"q{number}\td{number}\t1" for number in numbers]
+    (judged / "qrels" / f"{name}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
+
+
+def test_a_weight_chosen_on_test_is_not_used_on_test(
+    judged: Path, reranker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_split(judged, "other", range(6, 8))
+    words = ["evaluate", "-m", str(reranker), "-d", str(judged), "--fusion", "zscore", "--json"]
+    assert main([*words, "--split", "other", "--dev_split", "test"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--split", "test"]) == 1
+    assert "was chosen on 6 of the 6 queries that are judged here" in capsys.readouterr().err
+    assert main([*words, "--split", "other"]) == 0
+    assert "none of them judged here" in capsys.readouterr().out
+
+
+def test_the_same_text_under_another_id_is_no_development_query(judged: Path) -> None:
+    from finerank.data.sources import read_judged
+    from finerank.evaluation.ranking import unseen
+
+    queries = [json.loads(line) for line in (judged / "queries.jsonl").read_text().splitlines()]
+    queries[6]["text"] = queries[1]["text"].upper()
+    (judged / "queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in queries))
+    assert unseen(read_judged(judged, "dev"), read_judged(judged, "test")).query_ids == ["q7"]
+
+
+def test_the_same_command_gives_the_same_bytes(judged: Path, reranker: Path, tmp_path: Path) -> None:
+    words = ["evaluate", "-m", str(reranker), "-d", str(judged), "--fusion", "zscore", "--dev_split", "dev"]
+    found = []
+    for name in ("one", "two"):
+        assert main([*words, "--output_file", str(tmp_path / f"{name}.json")]) == 0
+        found.append((tmp_path / f"{name}.json").read_bytes())
+    assert found[0] == found[1]
+    assert b"seconds" not in found[0]
+    manifest = json.loads((tmp_path / "one.json.manifest.json").read_text())
+    assert set(manifest["seconds_per_arm"]) == {"bm25", "reranker over bm25"}
+
+
+def test_a_weight_that_cannot_be_stored_stops_nothing(
+    judged: Path, reranker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (reranker / FILE_NAME).mkdir()
+    words = ["evaluate", "-m", str(reranker), "-d", str(judged), "--fusion", "zscore", "--dev_split", "dev", "--json"]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert len(json.loads(shown.out)["arms"]) == 3
+    assert "could not be stored" in shown.err
+    assert "--fusion_weight" in shown.err
+
+
+def test_pages_and_runs_of_others_are_not_overwritten(
+    judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, runs = tmp_path / "page.html", tmp_path / "runs"
+    words = ["evaluate", "-m", "bm25", "-d", str(judged), "--report", str(page), "--run_dir", str(runs)]
+    page.write_text("mine")
+    assert main(words) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert page.read_text() == "mine"
+    assert main([*words, "--overwrite"]) == 0
+    assert "<!doctype html>" in page.read_text()
+    assert main(words) == 0
+    assert main([*words, "--limit", "3"]) == 1
+    assert "another evaluation" in capsys.readouterr().err
+    assert main([*words, "--limit", "3", "--overwrite"]) == 0
+    assert len(read_qrels(runs / "qrels.txt")) == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--metrics", "ndgc@10"], "unknown metric"),
+        (["--baseline", "bm52"], "no arm is called"),
+        (["--fusion", "zscore"], "no zscore weight"),
+        (["--report", "DATA/page.html"], "lies inside --data"),
+        (["--run_dir", "DATA"], "lies inside --data"),
+        (["--output_file", "x.json", "--report", "x.json"], "different places"),
+        (["--split", "none"], 'no split "none"'),
+        (["--dev_split", "gone", "--fusion", "rrf"], 'no split "gone"'),
+        (["--data", "./missing.jsonl"], "missing.jsonl"),
+    ],
+)
+def test_mistakes_are_found_before_a_model_is_loaded(
+    judged: Path, reranker: Path, more: list[str], message: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from finerank.evaluation import arms
+
+    def never(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(arms, "_load", never)
+    words = [word.replace("DATA", str(judged)) for word in more]
+    data = [] if "--data" in more else ["-d", str(judged)]
+    assert main(["evaluate", "-m", str(reranker), *data, *words]) in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_fusion_without_a_reranker_is_a_usage_error(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "-m", "bm25", "-d", str(judged), "--fusion", "rrf"]) == 2
+    assert "there is no reranker" in capsys.readouterr().err
+
+
+def test_every_arm_may_be_the_baseline(judged: Path, reranker: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "-m", str(reranker), "-d", str(judged), "--fusion", "zscore", "--fusion_weight", "2", "--json"]
+    for baseline in ("bm25", "reranker over bm25", "reranker + bm25 (zscore, w=2)", str(reranker)):
+        assert main([*words, "--baseline", baseline]) == 0
+        assert json.loads(capsys.readouterr().out)["baseline"] == baseline.replace(str(reranker), "reranker over bm25")
+    assert main([*words, "--baseline", "reranker + bm25 (zscore, w=3)"]) == 2
+
+
+def test_an_instruction_and_its_format_are_the_prompt(judged: Path) -> None:
+    from finerank.stages.evaluate import EvaluateOptions, arm_options
+
+    words = {"model_name_or_path": ["m"], "data": [str(judged)], "query_instruction_for_retrieval": "Find it"}
+    options = EvaluateOptions(**words, query_instruction_format_for_retrieval="Instruct: {}\\nQuery: {}")
+    assert arm_options(options).encoder["query_prompt"] == "Instruct: Find it\nQuery: "
+    assert arm_options(EvaluateOptions(**words)).encoder["query_prompt"] == "Find it"
+
+
+def test_rows_compare_as_the_model_does(rows: Path, dot_encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An inner-product model's best threshold is far beyond what a cosine can be."""
+    assert main(["evaluate", "-m", str(dot_encoder), "-d", str(rows), "--dtype", "float32", "--json"]) == 0
+    (arm,) = json.loads(capsys.readouterr().out)["arms"]
+    assert float(arm["facts"]["best threshold"]) > 2.0
 
 
 @pytest.mark.parametrize(

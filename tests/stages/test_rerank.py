@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from finerank.cli import main
+from finerank.evaluation.fusion_store import Fusion, save_fusion
+from tests.stages.dot_model import without_normalisation
 
 QUERY = "find a file"
 PASSAGES = ["find the file by name", "a red fish", "sort numbers", "find the file by name"]
@@ -92,6 +95,51 @@ def test_an_embedder_scores_by_cosine(tiny_encoder: str, candidates: Path, capsy
     model = SentenceTransformer(tiny_encoder, device="cpu")
     expected = model.encode(PASSAGES) @ model.encode([QUERY])[0]
     assert result["scores"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_inner_product_model_scores_by_inner_product(
+    tiny_encoder: str, candidates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = str(without_normalisation(tiny_encoder, tmp_path / "dot"))
+    (result,) = rerank(["--model_dir", folder, "--data_path", str(candidates)], capsys)
+    model = SentenceTransformer(folder, device="cpu")
+    expected = model.encode(PASSAGES) @ model.encode([QUERY])[0]
+    assert max(expected) > 2.0
+    assert result["scores"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_file_of_passages_decides_the_output(
+    tiny_reranker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "passages.txt", tmp_path / "out.jsonl"
+    file.write_text("one\n")
+    words = ["rerank", "--model_dir", tiny_reranker, "--query", QUERY, "--passages", str(file), "plain text",
+             "--output_file", str(out)]  # fmt: skip
+    assert main(words) == 0
+    file.write_text("another\n")
+    assert main(words) == 1
+    assert f"the content of {file}" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    assert "another" in out.read_text()
+
+
+def test_a_stored_weight_is_said_and_belongs_to_a_first_stage(
+    tiny_reranker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(tiny_reranker, tmp_path / "reranker")
+    save_fusion(folder, Fusion("zscore", 0.5, "nDCG@10", 9, "bm25", ()))
+    path = tmp_path / "scored.jsonl"
+    path.write_text(json.dumps({"query": QUERY, "passages": PASSAGES, "scores": [4.0, 3.0, 2.0, 1.0]}) + "\n")
+    words = ["rerank", "--model_dir", str(folder), "--data_path", str(path), "--fusion", "zscore"]
+    assert main(words) == 0
+    assert "zscore, weight 0.5, chosen by nDCG@10 on 9 queries over bm25" in capsys.readouterr().err
+    save_fusion(folder, Fusion("zscore", 2.0, "nDCG@10", 9, "tuned", ()))
+    assert main(words) == 2
+    assert "several first stages" in capsys.readouterr().err
+    assert main([*words, "--first_stage", "tuned"]) == 0
+    assert "weight 2" in capsys.readouterr().err
 
 
 def test_fusion_with_the_first_stage(tiny_reranker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

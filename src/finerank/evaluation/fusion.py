@@ -6,43 +6,19 @@ candidates; each side's scores are standardised per query, so that logits and co
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from finerank.core.errors import UserError
-from finerank.core.records import is_number
 from finerank.core.runs import Qrels, Run
+from finerank.evaluation.fusion_store import DEFAULT_WEIGHT, METHODS
 from finerank.evaluation.metrics import evaluate_run, mean
 
-FILE_NAME = "finerank_fusion.json"
-METHODS = ("none", "zscore", "rrf")
 RRF_K = 60
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
-DEFAULT_WEIGHT = 1.0
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """A fusion as it is stored with a model.
-
-    Attributes:
-        fusion: ``zscore``, ``rrf`` or ``none``.
-        weight: of the reranker; the first stage has 1.
-        metric, queries, first_stage: what the weight was chosen by, on how many queries, over whose candidates.
-    """
-
-    fusion: str = "zscore"
-    weight: float = DEFAULT_WEIGHT
-    metric: str = ""
-    queries: int = 0
-    first_stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,64 +101,6 @@ def choose_weight(
     }
     best = max(curve, key=lambda weight: (round(curve[weight], 9), -weight))
     return Choice(best, curve[best], curve)
-
-
-def save_fusion(folder: str | Path, fusion: Fusion) -> Path:
-    """Store a fusion beside the model's weights; return the file."""
-    from finerank.data.outputs import write_atomic
-
-    path = Path(folder) / FILE_NAME
-    write_atomic(path, (json.dumps(asdict(fusion), indent=2, ensure_ascii=False) + "\n").encode())
-    return path
-
-
-def load_fusion(folder: str | Path) -> Fusion | None:
-    """Return the fusion stored with a model, or None; a model that is no local folder has none."""
-    path = Path(folder) / FILE_NAME
-    if not path.is_file():
-        return None
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"not a JSON object: {error}", where=str(path)) from None
-    known = content if isinstance(content, dict) else {}
-    fusion, weight = known.get("fusion", "zscore"), known.get("weight", math.nan)
-    if fusion not in METHODS or not is_number(weight):
-        expected = '{"fusion": "zscore" or "rrf", "weight": a number}'
-        raise UserError(f"a stored fusion must hold {expected}", where=str(path), hint=f"rm {path}")
-    return Fusion(
-        fusion=fusion,
-        weight=float(weight),
-        metric=str(known.get("metric", "")),
-        queries=int(known.get("queries", 0)),
-        first_stage=str(known.get("first_stage", "")),
-    )
-
-
-def stored_or_given(
-    model: str, method: str, weight: float | None, first: str = "", notes: list[str] | None = None
-) -> Fusion:
-    """Return the fusion to use: the weight that was given, else the one stored with the model.
-
-    Args:
-        first: name of the first stage; a stored weight that was chosen over another one is said in ``notes``.
-
-    Raises:
-        UserError: if neither is there (reciprocal ranks then count both sides the same).
-    """
-    if weight is not None:
-        return Fusion(method, weight, first_stage=first)
-    stored = load_fusion(model)
-    if stored is not None and stored.fusion == method:
-        if stored.first_stage and first and stored.first_stage != first and notes is not None:
-            notes.append(f"The stored weight {stored.weight:g} was chosen over {stored.first_stage}, not {first}.")
-        return stored
-    if method == "rrf":
-        return Fusion("rrf", DEFAULT_WEIGHT, first_stage=first)
-    raise UserError(
-        f"no {method} weight is stored with {model}",
-        hint="--fusion_weight 1.0 gives one, finerank evaluate --dev_split dev chooses one",
-    )
 
 
 def _ranks(scores: Sequence[float]) -> NDArray[np.float64]:

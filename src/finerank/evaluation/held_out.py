@@ -16,7 +16,7 @@ from finerank.core.runs import Qrels, Run
 from finerank.data.console import progress
 from finerank.data.sources import Judged
 from finerank.evaluation.metrics import evaluate_run, mean
-from finerank.evaluation.ranking import cosine_pairs, rerank_run, score_pairs, search_run
+from finerank.evaluation.ranking import rerank_run, score_pairs, search_run, vector_pairs
 from finerank.evaluation.rows import lay_out
 from finerank.retrieval.bm25 import Bm25Retriever
 from finerank.retrieval.dense import DenseRetriever
@@ -44,7 +44,7 @@ def rows_measure(rows: Sequence[Row], *, scorer: Scorer | None = None, encoder: 
         else:
             distinct = len({query for query, _ in pairs}) + len({passage for _, passage in pairs})
             with progress(distinct, LABEL) as update:
-                scores = cosine_pairs(_needed(encoder), pairs, progress=update)
+                scores = vector_pairs(_needed(encoder), pairs, progress=update)
         return figures(row_set.qrels, row_set.run(scores))
 
     return measure

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from finerank.core.protocols import Encoder, Pair, Progress, Retriever, Scorer
 from finerank.core.runs import Run, top
 from finerank.data.sources import Judged
+from finerank.evaluation.fusion_store import query_digests
 from finerank.evaluation.metrics import check_scores
 from finerank.evaluation.rows import RowSet
 from finerank.retrieval.bm25 import Bm25Retriever
@@ -67,14 +68,19 @@ def score_pairs(scorer: Scorer, pairs: Sequence[Pair], progress: Progress | None
     return np.asarray(distinct, dtype=np.float32)[order]
 
 
-def cosine_pairs(
+def vector_pairs(
     encoder: Encoder, pairs: Sequence[Pair], cache: Path | None = None, progress: Progress | None = None
 ) -> NDArray[np.float32]:
-    """Score pairs [N] by the cosine of an embedder's vectors; each distinct text is encoded once."""
+    """Score pairs [N] by an embedder's vectors, as it compares them: cosine or inner product.
+
+    Each distinct text is encoded once.
+    """
     queries = list(dict.fromkeys(query for query, _ in pairs))
     passages = list(dict.fromkeys(passage for _, passage in pairs))
-    left = _unit(cached_encode(encoder, queries, "query", cache, progress))
-    right = _unit(cached_encode(encoder, passages, "passage", cache, progress))
+    left = cached_encode(encoder, queries, "query", cache, progress)
+    right = cached_encode(encoder, passages, "passage", cache, progress)
+    if encoder.cosine:
+        left, right = _unit(left), _unit(right)
     query_place = {text: place for place, text in enumerate(queries)}
     passage_place = {text: place for place, text in enumerate(passages)}
     scores = [float(left[query_place[query]] @ right[passage_place[passage]]) for query, passage in pairs]
@@ -105,6 +111,17 @@ def without(judged: Judged, query_ids: Sequence[str]) -> Judged:
         qrels={name: judged.qrels[name] for name, _ in kept},
         name=judged.name,
     )
+
+
+def unseen(dev: Judged, judged: Judged) -> Judged:
+    """Return the development queries that are not judged: neither their id nor, in normal form, their text."""
+    texts = set(query_digests(judged.queries))
+    known = [
+        name
+        for name, text in zip(dev.query_ids, dev.queries)
+        if name in judged.qrels or not texts.isdisjoint(query_digests([text]))
+    ]
+    return without(dev, known)
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

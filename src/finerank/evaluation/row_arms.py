@@ -7,19 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from finerank.core.errors import UsageError
 from finerank.core.seeding import DEFAULT_SEED
 from finerank.data.console import progress
 from finerank.evaluation.arms import ArmOptions, Arms, Loaded
-from finerank.evaluation.fusion import fuse_runs, stored_or_given
-from finerank.evaluation.ranking import bm25_rows, cosine_pairs, score_pairs
+from finerank.evaluation.fusion import fuse_runs
+from finerank.evaluation.fusion_store import stored_or_given
+from finerank.evaluation.plan import fused, fusion_pairs
+from finerank.evaluation.ranking import bm25_rows, score_pairs, vector_pairs
 from finerank.evaluation.rows import RowSet, best_threshold, pair_figures, row_accuracies
 
 COSINE_BOUNDARY = 0.5
 NOTES = (
     "Ranking metrics of rows are pessimistic about ties; AUC and pair accuracy count ties half.",
     "Precision, recall and F1 take a pair as relevant above 0.5 of a reranker's sigmoid, above cosine 0.5 of an "
-    "embedder, above 0 of BM25; best F1 takes the best threshold on these very rows, so it is optimistic.",
+    "embedder, above 0 of BM25 and of inner products; best F1 takes the best threshold on these very rows, so it is "
+    "optimistic.",
 )
 
 
@@ -30,7 +32,8 @@ def row_arms(models: Sequence[Loaded], row_set: RowSet, options: ArmOptions, *, 
 
     for model in asked:
         scores = _scores(model, row_set, options)
-        boundary = COSINE_BOUNDARY if model.searches and model.model is not None else 0.0
+        by_cosine = model.searches and model.model is not None and model.model.cosine
+        boundary = COSINE_BOUNDARY if by_cosine else 0.0
         arms.add(model.name, row_set.run(scores), model.path, **model.describe())
         _add_figures(arms, model.name, row_set, scores, boundary, seed)
     if options.fusion != "none":
@@ -44,7 +47,7 @@ def _scores(model: Loaded, row_set: RowSet, options: ArmOptions) -> NDArray[np.f
         return bm25_rows(row_set)
     if model.searches:
         with progress(len(set(row_set.queries.values())) + len(set(row_set.passages.values())), model.name) as update:
-            return cosine_pairs(model.model, pairs, options.cache, update)
+            return vector_pairs(model.model, pairs, options.cache, update)
     with progress(len(set(pairs)), model.name, "pairs") as update:
         return score_pairs(model.model, pairs, update)
 
@@ -58,15 +61,12 @@ def _add_figures(
 
 
 def _fuse(arms: Arms, asked: Sequence[Loaded], row_set: RowSet, options: ArmOptions, seed: int) -> None:
-    firsts = [model for model in asked if model.first]
-    if not firsts:
-        raise UsageError("--fusion on rows needs a first stage", hint="--first_stage bm25, or an embedder")
-    for model in (item for item in asked if not item.searches):
-        for first in firsts:
-            fusion = stored_or_given(model.path, options.fusion, options.weight, first.name, arms.notes)
-            name = f"{model.name} + {first.name} ({fusion.fusion}, w={fusion.weight:g})"
-            run = fuse_runs(arms.runs[first.name], arms.runs[model.name], fusion.fusion, fusion.weight)
-            arms.add(name, run, name)
-            arms.comparisons += [(name, first.name), (name, model.name)]
-            flat = np.array([score for scores in run.values() for score in scores.values()], dtype=np.float32)
-            _add_figures(arms, name, row_set, flat, 0.0, seed)
+    judged = list(row_set.queries.values())
+    for model, first in fusion_pairs(asked, rows=True):
+        fusion = stored_or_given(model.path, options.fusion, options.weight, first.name, judged)
+        name = fused(model.name, first.name, fusion.fusion, fusion.weight)
+        run = fuse_runs(arms.runs[first.name], arms.runs[model.name], fusion.fusion, fusion.weight)
+        arms.add(name, run, name)
+        arms.comparisons += [(name, first.name), (name, model.name)]
+        flat = np.array([score for scores in run.values() for score in scores.values()], dtype=np.float32)
+        _add_figures(arms, name, row_set, flat, 0.0, seed)

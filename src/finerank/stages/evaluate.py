@@ -6,10 +6,14 @@ candidates, a fusion of both is an arm of its own) and writes one report: text, 
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finerank.core.errors import UsageError
+from finerank.core.fusion_weight import parse_weight
 from finerank.core.model_options import ModelOptions
 from finerank.core.options import ignored, option, semantic
 from finerank.core.outcomes import Outcome
@@ -18,10 +22,27 @@ from finerank.core.seeding import DEFAULT_SEED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from finerank.data.sources import Judged
     from finerank.evaluation.arms import ArmOptions, Arms, Loaded
+    from finerank.evaluation.claims import Claims
+    from finerank.evaluation.plan import Planned
     from finerank.evaluation.report import Report
+    from finerank.evaluation.rows import RowSet
 
 JUDGED_METRICS = ["nDCG@10", "MRR@10", "MAP"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is judged: a judged set, with development queries if a weight is to be chosen, or rows."""
+
+    judged: Judged | None = None
+    dev: Judged | None = None
+    rows: RowSet | None = None
+
+    @property
+    def queries(self) -> list[str]:
+        return self.judged.queries if self.judged is not None else list(self.rows.queries.values() if self.rows else [])
 
 
 @dataclass(kw_only=True)
@@ -76,6 +97,9 @@ class EvaluateOptions(ModelOptions):
     query_instruction_for_retrieval: str | None = option(
         None, "text put before each query of an embedder; without it, the model's own prompt"
     )
+    query_instruction_format_for_retrieval: str = option(
+        "{}{}", "how that text (first {}) and a query (second {}) are joined"
+    )
     limit: int | None = option(None, "evaluate only the first N queries or rows", ge=1)
     embedding_cache: str = option(
         "auto",
@@ -86,88 +110,133 @@ class EvaluateOptions(ModelOptions):
     batch_size: Any = ignored("batches are formed by tokens, to fit the machine, and do not change the result")
     sample_queries: int = option(20, "queries shown side by side in the HTML page", ge=0)
     seed: int = option(DEFAULT_SEED, "seed of the intervals, the tests and the sample", ge=0)
-    overwrite: bool = option(False, "replace an output made with other options or inputs", semantic=False)
+    overwrite: bool = option(
+        False, "replace an output, a page or runs made with other options or inputs", semantic=False
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.data:
             raise UsageError("evaluate needs --data", hint="finerank evaluate --help")
-        if self.fusion_weight != "auto" and _number(self.fusion_weight) is None:
-            raise UsageError(f'--fusion_weight must be a number of at least 0 or auto, got "{self.fusion_weight}"')
+        parse_weight(self.fusion_weight)
         if not self.model_name_or_path and not self.first_stage:
             raise UsageError("evaluate needs a model", hint="-m MODEL, or --first_stage bm25")
 
 
 def run(options: EvaluateOptions) -> Outcome:
-    """Compare the models and write what was asked for."""
-    from finerank.data.outputs import Output
+    """Compare the models and write what was asked for; whatever can be wrong is found before a model is loaded."""
     from finerank.evaluation.arms import load_models
+    from finerank.evaluation.claims import check_places
+    from finerank.evaluation.metrics import canonical
 
-    models = load_models(options.model_name_or_path, options.first_stage, options.baseline, arm_options(options))
-    if options.output_file is None:
-        return _evaluate(options, models)[0]
-    with Output.open(
-        options.output_file,
-        command="evaluate",
-        options=semantic(options),
-        inputs=options.data,
-        models=_fingerprints(options, models),
-        overwrite=options.overwrite,
-    ) as output:
-        if output.done and not _lacks_files(options):
+    check_places({flag: getattr(options, flag) for flag in ("output_file", "report", "run_dir")}, options.data)
+    for metric in options.metrics:
+        canonical(metric)
+    task = _read(options)
+    plan = _plan(options, task)
+    models = load_models(plan, arm_options(options))
+    with ExitStack() as stack:
+        claims = _claim(options, models, stack)
+        if claims.done and options.output_file is not None:
             return _stored(options.output_file)
-        outcome, counts = _evaluate(options, models)
-        if not output.done:
-            output.write_whole(_json(outcome.data), counts)
-    return outcome
+        _banner(options, models, task)
+        report, arms, extra = _judged(options, models, task) if task.judged else _rows(options, models, task)
+        return _write(options, claims, report, arms, extra)
+
+
+def _read(options: EvaluateOptions) -> Task:
+    from finerank.data.sources import is_judged, read_rows
+    from finerank.evaluation.rows import lay_out
+
+    judged = [path for path in options.data if is_judged(path)]
+    if judged and len(options.data) > 1:
+        raise UsageError(f"one judged folder at a time, got {len(options.data)} inputs", hint=f"--data {judged[0]}")
+    if judged:
+        return _read_judged(options)
+    if options.dev_split is not None:
+        raise UsageError("--dev_split needs a judged folder, got rows", hint="--fusion_weight 1.0")
+    rows = read_rows(options.data, sub_data_name=options.sub_data_name, split=options.split, limit=options.limit)
+    return Task(rows=lay_out(rows))
+
+
+def _read_judged(options: EvaluateOptions) -> Task:
+    from finerank.data.sources import read_judged
+    from finerank.evaluation.ranking import unseen, without
+
+    judged = read_judged(options.data[0], options.split)
+    if options.limit is not None:
+        judged = without(judged, judged.query_ids[options.limit :])
+    if options.dev_split is None or options.fusion == "none" or parse_weight(options.fusion_weight) is not None:
+        return Task(judged)
+    dev = unseen(read_judged(options.data[0], options.dev_split), judged)
+    if not dev.query_ids:
+        raise UsageError(f"--dev_split {options.dev_split} holds no query that --split {options.split} does not judge")
+    return Task(judged, dev)
+
+
+def _plan(options: EvaluateOptions, task: Task) -> list[Planned]:
+    from finerank.evaluation.plan import check_plan, plan_models
+
+    plan = plan_models(options.model_name_or_path, options.first_stage, options.baseline, options.cache_dir)
+    check_plan(
+        plan,
+        task.queries,
+        fusion=options.fusion,
+        weight=parse_weight(options.fusion_weight),
+        baseline=options.baseline,
+        rows=task.rows is not None,
+        chooses=task.dev is not None,
+    )
+    return plan
+
+
+def _claim(options: EvaluateOptions, models: Sequence[Loaded], stack: ExitStack) -> Claims:
+    """Claim the result, the page and the runs, all of them made by the same options, data and models."""
+    from finerank.data.manifest import parts_of
+    from finerank.evaluation.claims import Claims, claim
+
+    first = options.output_file or options.report or options.run_dir
+    if first is None:
+        return Claims()
+    parts = parts_of("evaluate", semantic(options), options.data, _fingerprints(options, models), first)
+    return claim(
+        parts,
+        result=options.output_file,
+        page=options.report,
+        run_dir=options.run_dir,
+        overwrite=options.overwrite,
+        stack=stack,
+    )
 
 
 def arm_options(options: EvaluateOptions) -> ArmOptions:
     """Return what the arms need to know."""
+    from finerank.batching.prompts import format_prompt
     from finerank.evaluation.arms import ArmOptions
     from finerank.retrieval.vectors import cache_folder
 
+    instruction = options.query_instruction_for_retrieval
+    prompt = None if instruction is None else format_prompt(instruction, options.query_instruction_format_for_retrieval)
     loading = {name: getattr(options, name) for name in ("device", "dtype", "cache_dir", "trust_remote_code")}
     lengths = {name: getattr(options, name) for name in ("query_max_len", "passage_max_len")}
     return ArmOptions(
         top_k=options.top_k,
         fusion=options.fusion,
-        weight=_number(options.fusion_weight),
+        weight=parse_weight(options.fusion_weight),
         metric=(options.metrics or JUDGED_METRICS)[0],
         cache=cache_folder(options.embedding_cache),
-        encoder=loading | lengths | {"query_prompt": options.query_instruction_for_retrieval},
+        encoder=loading | lengths | {"query_prompt": prompt},
         scorer=loading | lengths | {"max_len": options.max_len},
     )
 
 
-def _evaluate(options: EvaluateOptions, models: Sequence[Loaded]) -> tuple[Outcome, dict[str, int]]:
-    from finerank.data.sources import is_judged
-
-    judged = [path for path in options.data if is_judged(path)]
-    if judged and len(options.data) > 1:
-        raise UsageError(f"one judged folder at a time, got {len(options.data)} inputs", hint=f"--data {judged[0]}")
-    report, arms, extra = _judged(options, models) if judged else _rows(options, models)
-    return _write(options, report, arms, extra), {"queries": report.query_count, "arms": len(report.arms)}
-
-
-def _judged(options: EvaluateOptions, models: Sequence[Loaded]) -> tuple[Report, Arms, dict[str, Any]]:
-    from finerank.data.sources import read_judged
+def _judged(options: EvaluateOptions, models: Sequence[Loaded], task: Task) -> tuple[Report, Arms, dict[str, Any]]:
     from finerank.evaluation.arms import judged_arms
-    from finerank.evaluation.ranking import without
     from finerank.evaluation.report import build_report
 
-    judged = read_judged(options.data[0], options.split)
-    if options.limit is not None:
-        judged = without(judged, judged.query_ids[options.limit :])
-    dev = None
-    if options.dev_split is not None and options.fusion != "none" and options.fusion_weight == "auto":
-        dev = without(read_judged(options.data[0], options.dev_split), list(judged.qrels))
-        if not dev.query_ids:
-            raise UsageError(
-                f"--dev_split {options.dev_split} holds no query that --split {options.split} does not judge"
-            )
-    _banner(options, models, len(judged.queries), len(judged.passages))
-    arms = judged_arms(models, judged, dev, arm_options(options))
+    judged = task.judged
+    assert judged is not None
+    arms = judged_arms(models, judged, task.dev, arm_options(options))
     report = build_report(
         arms.runs,
         judged.qrels,
@@ -185,18 +254,13 @@ def _judged(options: EvaluateOptions, models: Sequence[Loaded]) -> tuple[Report,
     return report, arms, {"data": judged.name, "split": options.split}
 
 
-def _rows(options: EvaluateOptions, models: Sequence[Loaded]) -> tuple[Report, Arms, dict[str, Any]]:
-    from finerank.data.sources import read_rows
+def _rows(options: EvaluateOptions, models: Sequence[Loaded], task: Task) -> tuple[Report, Arms, dict[str, Any]]:
     from finerank.evaluation.report import build_report
     from finerank.evaluation.row_arms import row_arms
-    from finerank.evaluation.rows import METRICS, lay_out
+    from finerank.evaluation.rows import METRICS
 
-    if options.dev_split is not None:
-        raise UsageError("--dev_split needs a judged folder, got rows", hint="--fusion_weight 1.0")
-    rows = read_rows(options.data, sub_data_name=options.sub_data_name, split=options.split, limit=options.limit)
-    row_set = lay_out(rows)
-    pairs = row_set.pairs()
-    _banner(options, models, len(rows), len(pairs))
+    row_set = task.rows
+    assert row_set is not None
     arms = row_arms(models, row_set, arm_options(options), seed=options.seed)
     report = build_report(
         arms.runs,
@@ -214,71 +278,57 @@ def _rows(options: EvaluateOptions, models: Sequence[Loaded]) -> tuple[Report, A
         sample_queries=options.sample_queries,
         seed=options.seed,
     )
-    return report, arms, {"data": options.data, "num_pairs": len(pairs)}
+    return report, arms, {"data": options.data, "num_pairs": len(row_set.pairs())}
 
 
-def _write(options: EvaluateOptions, report: Report, arms: Arms, extra: dict[str, Any]) -> Outcome:
-    from pathlib import Path
-
+def _write(options: EvaluateOptions, claims: Claims, report: Report, arms: Arms, extra: dict[str, Any]) -> Outcome:
+    """Write what is not done yet; the result lands last, so that a done result has its page and runs."""
     from finerank.data.console import say
-    from finerank.data.outputs import write_atomic
     from finerank.evaluation import report_html
     from finerank.evaluation.report import report_data, report_text
 
-    if options.report is not None:
-        write_atomic(options.report, report_html.render(report).encode())
-        say(f"report: {options.report}")
-    if options.run_dir is not None:
-        _write_runs(Path(options.run_dir), arms)
+    counts = {"queries": report.query_count, "arms": len(report.arms)}
+    outcome = Outcome(report_text(report), report_data(report) | extra)
+    if claims.runs is not None and not claims.runs.done:
+        claims.runs.write(arms.qrels, arms.runs)
         say(f"TREC runs: {options.run_dir}")
-    return Outcome(report_text(report), report_data(report) | extra)
-
-
-def _write_runs(folder: Any, arms: Arms) -> None:
-    import re
-
-    from finerank.data.trec import write_qrels, write_run
-
-    write_qrels(folder / "qrels.txt", arms.qrels)
-    used: set[str] = set()
-    for name, ranking in arms.runs.items():
-        stem = re.sub(r"[^\w.=-]+", "_", name).strip("_") or "arm"
-        while stem in used:
-            stem += "_"
-        used.add(stem)
-        write_run(folder / f"{stem}.run", ranking, stem)
+    if claims.page is not None and not claims.page.done:
+        claims.page.write_whole(report_html.render(report).encode(), counts)
+        say(f"report: {options.report}")
+    if claims.result is not None and not claims.result.done:
+        more = {"seconds_per_arm": arms.seconds, "report": options.report, "run_dir": options.run_dir}
+        claims.result.write_whole(_json(outcome.data), counts, more)
+    return outcome
 
 
 def _fingerprints(options: EvaluateOptions, models: Sequence[Loaded]) -> dict[str, str]:
     """Name what decides the result beside options and data; a stored weight does, unless it is chosen anew."""
     found = {model.path: model.fingerprint() for model in models}
     if options.fusion != "none" and options.fusion_weight == "auto" and options.dev_split is None:
-        from finerank.evaluation.fusion import load_fusion
+        from finerank.evaluation.fusion_store import load_fusions
 
-        found |= {f"fusion of {model.path}": repr(load_fusion(model.path)) for model in models if not model.searches}
+        for model in (item for item in models if not item.searches):
+            stored = [(item, item.seen) for item in load_fusions(model.path)]
+            found[f"fusion of {model.path}"] = hashlib.sha256(repr(stored).encode()).hexdigest()
     return found
 
 
-def _banner(options: EvaluateOptions, models: Sequence[Loaded], queries: int, passages: int) -> None:
+def _banner(options: EvaluateOptions, models: Sequence[Loaded], task: Task) -> None:
     from finerank.data.console import banner
 
-    facts: dict[str, object] = {"data": ", ".join(options.data), "queries": queries, "passages": passages}
+    passages = task.judged.passages if task.judged is not None else task.rows.pairs() if task.rows else []
+    facts: dict[str, object] = {
+        "data": ", ".join(options.data),
+        "queries": len(task.queries),
+        "passages": len(passages),
+    }
     for model in models:
         about = ", ".join(f"{key} {value}" for key, value in model.describe().items())
         facts[model.name] = f"{model.kind or 'lexical'}: {about}"
     banner("evaluate", facts)
 
 
-def _lacks_files(options: EvaluateOptions) -> bool:
-    """Say whether a page or runs are asked for that an earlier run with the same result did not write."""
-    from pathlib import Path
-
-    return any(path is not None and not Path(path).exists() for path in (options.report, options.run_dir))
-
-
 def _stored(path: str) -> Outcome:
-    from pathlib import Path
-
     import orjson
 
     from finerank.data.console import say
@@ -293,11 +343,3 @@ def _json(data: dict[str, Any]) -> bytes:
     import orjson
 
     return orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if 0.0 <= value < float("inf") else None

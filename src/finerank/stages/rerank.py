@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from finerank.core.errors import UsageError, UserError
+from finerank.core.fusion_weight import parse_weight
 from finerank.core.model_options import ModelOptions
 from finerank.core.options import ignored, option, semantic
 from finerank.core.outcomes import Outcome
 
 if TYPE_CHECKING:
-    from finerank.evaluation.fusion import Fusion
+    from finerank.evaluation.fusion_store import Fusion
 
 SHOWN_QUERIES = 20
 SHOWN_PASSAGES = 100
@@ -28,7 +30,7 @@ class RerankOptions(ModelOptions):
     """Options of ``finerank rerank``."""
 
     model_name_or_path: str = option(
-        help="reranker, or an embedder that scores by cosine: a local folder or a hub name", metavar="M"
+        help="reranker, or an embedder that scores by its vectors: a local folder or a hub name", metavar="M"
     )
     input_file: str | None = option(
         None, 'candidates: {"query", "passages": […]}, one object, an array or JSONL', metavar="F"
@@ -56,6 +58,9 @@ class RerankOptions(ModelOptions):
         "weight of the model against 1 for the first stage; auto: the one stored with the model",
         metavar="W|auto",
     )
+    first_stage: str | None = option(
+        None, "whose scores those are, as evaluate names it: chooses among several stored weights", metavar="bm25|M"
+    )
     batch_size: Any = ignored("batches are formed by tokens, to fit the machine, and do not change the result")
     overwrite: bool = option(False, "replace an output made with other options or inputs", semantic=False)
 
@@ -67,10 +72,11 @@ class RerankOptions(ModelOptions):
             raise UsageError("--query needs --passages", hint='--passages "first text" "second text"')
         if self.query is None and self.passages:
             raise UsageError("--passages goes with --query", hint='--query "what is asked"')
-        if self.fusion_weight != "auto" and _number(self.fusion_weight) is None:
-            raise UsageError(f'--fusion_weight must be a number of at least 0 or auto, got "{self.fusion_weight}"')
+        parse_weight(self.fusion_weight)
         if self.fusion != "none" and self.query is not None:
             raise UsageError("--fusion needs --input_file with the first stage's scores")
+        if self.fusion == "none" and self.first_stage is not None:
+            raise UsageError("--first_stage goes with --fusion", hint="--fusion zscore")
 
 
 class Candidates(NamedTuple):
@@ -94,7 +100,9 @@ def run(options: RerankOptions) -> Outcome:
         options.output_file,
         command="rerank",
         options=semantic(options),
-        inputs=[] if options.input_file is None else [options.input_file],
+        inputs=[options.input_file]
+        if options.input_file is not None
+        else [word for word in options.passages if _is_file(word)],
         models={options.model_name_or_path: _fingerprint(model, is_reranker), "fusion": repr(fusion)},
         overwrite=options.overwrite,
     ) as output:
@@ -117,14 +125,12 @@ def _read(options: RerankOptions) -> list[Candidates]:
 
 def _shell_passages(words: Sequence[str]) -> list[str]:
     """Return the passages of the command line; a word that names a file stands for what is in it."""
-    from pathlib import Path
-
     from finerank.data.sources import read_pool
 
     passages: list[str] = []
     for word in words:
-        path = Path(word) if len(word) < 256 else None
-        if path is None or not path.is_file():
+        path = Path(word)
+        if not _is_file(word):
             passages.append(word)
         elif path.name.split(".", 1)[-1].startswith(("json", "parquet")):
             passages += read_pool(path)
@@ -137,6 +143,20 @@ def _shell_passages(words: Sequence[str]) -> list[str]:
     if not any(passage.strip() for passage in passages):
         raise UserError("there is no passage to score", where="--passages")
     return passages
+
+
+def _input_files(options: RerankOptions) -> list[str]:
+    """Return the files whose content decides the scores."""
+    if options.input_file is not None:
+        return [options.input_file]
+    return [word for word in options.passages if _is_file(word)]
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):  # a passage may be longer than a path can be, or hold what no path can
+        return False
 
 
 def _with_scores(path: str, candidates: Sequence[Candidates]) -> list[Candidates]:
@@ -162,9 +182,10 @@ def _with_scores(path: str, candidates: Sequence[Candidates]) -> list[Candidates
 def _fusion(options: RerankOptions) -> Fusion | None:
     if options.fusion == "none":
         return None
-    from finerank.evaluation.fusion import stored_or_given
+    from finerank.evaluation.fusion_store import stored_or_given
 
-    return stored_or_given(options.model_name_or_path, options.fusion, _number(options.fusion_weight))
+    weight = parse_weight(options.fusion_weight)
+    return stored_or_given(options.model_name_or_path, options.fusion, weight, options.first_stage)
 
 
 def _score(
@@ -179,6 +200,8 @@ def _score(
 
     pairs = [(item.query, passage) for item in candidates for passage in item.passages]
     facts = {"model": options.model_name_or_path, **model.describe()}
+    if fusion is not None:
+        facts["fusion"] = _said(fusion)
     banner("rerank", facts | {"queries": len(candidates), "pairs": len(pairs)})
     with progress(len(set(pairs)), "rerank", "pairs") as update:
         flat = _raw_scores(model, is_reranker, pairs, update)
@@ -190,12 +213,18 @@ def _score(
     return results, len(pairs)
 
 
+def _said(fusion: Fusion) -> str:
+    """Return a fusion in words: its weight, and whose scores it was chosen over."""
+    chosen = f"chosen by {fusion.metric} on {fusion.queries:,} queries over {fusion.first_stage}"
+    return f"{fusion.fusion}, weight {fusion.weight:g}, {chosen if fusion.metric else 'not chosen on any queries'}"
+
+
 def _raw_scores(model: Any, is_reranker: bool, pairs: Sequence[tuple[str, str]], update: Any) -> list[float]:
-    from finerank.evaluation.ranking import cosine_pairs, score_pairs
+    from finerank.evaluation.ranking import score_pairs, vector_pairs
 
     if is_reranker:
         return [float(score) for score in score_pairs(model, pairs, update)]
-    return [float(score) for score in cosine_pairs(model, pairs)]
+    return [float(score) for score in vector_pairs(model, pairs)]
 
 
 def _result(
@@ -249,7 +278,9 @@ def _model(options: RerankOptions) -> tuple[Any, bool]:
 
 
 def _fingerprint(model: Any, is_reranker: bool) -> str:
-    return str(model.fingerprint() if is_reranker else model.fingerprint("passage") + model.fingerprint("query"))
+    if is_reranker:
+        return str(model.fingerprint())
+    return f"{model.fingerprint('passage')}{model.fingerprint('query')} {'cosine' if model.cosine else 'dot'}"
 
 
 def _outcome(results: list[dict[str, Any]]) -> Outcome:
@@ -285,19 +316,9 @@ def _lines(results: Sequence[dict[str, Any]]) -> bytes:
 
 
 def _stored(path: str) -> Outcome:
-    from pathlib import Path
-
     import orjson
 
     from finerank.data.console import say
 
     say(f"{path} is done already; --overwrite scores again")
     return _outcome([orjson.loads(line) for line in Path(path).read_bytes().splitlines()])
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if 0.0 <= value < float("inf") else None
