@@ -5,6 +5,7 @@ Each row's result depends on the row, its index, the pool and the seed only; not
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ class Miner:
         self.rows = rows
         self.pool = pool
         self.setup = setup
-        self.identities = np.fromiter((identity(text) for text in pool), dtype=np.uint64, count=len(pool))
+        self.identities = array("Q", map(identity, pool))
         self._query_marks = [identity(row.query) for row in rows]
         self._positive_marks = [frozenset(map(identity, row.positives)) for row in rows]
         self._same_query: dict[int, frozenset[int]] = {}
@@ -188,4 +189,6 @@ def _positions(texts: Sequence[str]) -> dict[str, int]:
 
 
 def _rounded(scores: NDArray[np.float32]) -> list[float]:
-    return [round(float(score), DECIMALS) + 0.0 for score in scores]
+    scale = 10.0**DECIMALS
+    rounded: list[float] = (np.rint(scores.astype(np.float64) * scale) / scale + 0.0).tolist()
+    return rounded

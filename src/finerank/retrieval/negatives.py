@@ -9,6 +9,7 @@ candidate counted under the first rule that meets it; then ``number`` of the res
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -73,7 +74,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The pool as one query sees it: positions [k] and cosines [k], best first."""
+    """The pool as one query sees it: positions [k] and cosines [k], best first; lists of Python's own numbers."""
 
     positions: Sequence[int]
     similarities: Sequence[float]
@@ -156,8 +157,8 @@ def select(
     ranks = chosen + padding
     missing = wanted - len(ranks)
     return Selection(
-        positions=[int(ranking.positions[rank]) for rank in ranks],
-        similarities=[float(ranking.similarities[rank]) for rank in ranks],
+        positions=[ranking.positions[rank] for rank in ranks],
+        similarities=[ranking.similarities[rank] for rank in ranks],
         in_range=len(inside),
         survivors=len(survivors),
         padded=len(padding),
@@ -185,24 +186,26 @@ def _filter(
     enough: int | None = None,
 ) -> tuple[list[int], Counter[str]]:  # fmt: skip
     """Return the ranks that no rule removes (at most ``enough``) and the removals per rule; ``seen`` grows."""
+    low, high = rules.similarity_range or (-math.inf, math.inf)
     highest = rules.highest(known.lowest_positive)
+    most = min(high, highest)
+    forbidden = known.positives | known.same_query | {known.query}
     left: list[int] = []
     dropped: Counter[str] = Counter()
     for rank in ranks:
         if enough is not None and len(left) >= enough:
             break
-        mark = int(identities[int(ranking.positions[rank])])
-        reason = _reason(mark, float(ranking.similarities[rank]), highest, known, rules, seen)
-        if reason is None:
+        mark, similarity = identities[ranking.positions[rank]], ranking.similarities[rank]
+        if low <= similarity <= most and mark not in forbidden and mark not in seen:
             seen.add(mark)
             left.append(rank)
         else:
-            dropped[reason] += 1
+            dropped[_reason(mark, similarity, highest, known, rules)] += 1
     return left, dropped
 
 
-def _reason(mark: int, similarity: float, highest: float, known: Known, rules: Rules, seen: set[int]) -> str | None:
-    """Name the first rule that forbids a candidate, or None."""
+def _reason(mark: int, similarity: float, highest: float, known: Known, rules: Rules) -> str:
+    """Name the first rule that forbids a candidate."""
     if mark in known.positives:
         return OWN_POSITIVE
     if mark in known.same_query:
@@ -213,9 +216,7 @@ def _reason(mark: int, similarity: float, highest: float, known: Known, rules: R
         low, high = rules.similarity_range
         if not low <= similarity <= high:
             return OUTSIDE_SIMILARITY
-    if similarity > highest:
-        return ABOVE_BOUND
-    return DUPLICATE if mark in seen else None
+    return ABOVE_BOUND if similarity > highest else DUPLICATE
 
 
 def _sample(survivors: list[int], wanted: int, sampling: Sampling, rng: random.Random) -> list[int]:
@@ -228,6 +229,6 @@ def _hopeless(ranking: Ranking, rules: Rules) -> bool:
     """Say whether all deeper ranks lie under ``similarity_range``; only a ranking by cosine can tell."""
     if rules.similarity_range is None or not ranking.similarities:
         return False
-    values = [float(value) for value in ranking.similarities]
+    values = ranking.similarities
     by_cosine = all(first >= second for first, second in zip(values, values[1:]))
     return by_cosine and values[-1] < rules.similarity_range[0]
