@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from finerank.core.protocols import Pair, Progress
+from finerank.core.protocols import Pair, Progress, Side
 from finerank.core.records import Row
 from finerank.data.sources import Judged
-from finerank.evaluation.held_out import rerank_measure, rows_measure
+from finerank.evaluation.held_out import Measure, rerank_measure, rows_measure, search_measure
 
 ROWS = [Row("q1", ("good one",), ("bad a", "bad b")), Row("q2", ("good two",), ("bad a", "bad c"))]
 
@@ -30,24 +30,66 @@ class ByTable:
         return np.array([self.table.get(passage, 0.0) for _, passage in pairs], dtype=np.float32)
 
 
+class ByVector:
+    """Vectors by hand: the nearer in direction is the smaller in inner product."""
+
+    dimension = 2
+    vectors = {"q": (1.0, 0.0), "right way, short": (0.5, 0.0), "wrong way, long": (3.0, 4.0)}
+
+    def __init__(self, cosine: bool) -> None:
+        self.cosine = cosine
+
+    def fingerprint(self, side: Side) -> str:
+        return "vectors"
+
+    def encode(self, texts: Sequence[str], side: Side, progress: Progress | None = None) -> NDArray[np.float32]:
+        return np.array([self.vectors[text] for text in texts], dtype=np.float32)
+
+
+def means(measure: Measure) -> dict[str, float]:
+    return {name: sum(values) / len(values) for name, values in measure().items()}
+
+
+@pytest.mark.parametrize(("cosine", "reciprocal_rank"), [(True, 1.0), (False, 0.5)])
+def test_the_model_says_how_its_vectors_are_compared(cosine: bool, reciprocal_rank: float) -> None:
+    encoder = ByVector(cosine)
+    rows = [Row("q", ("right way, short",), ("wrong way, long",))]
+    judged = Judged(
+        passage_ids=["d1", "d2"], passages=["right way, short", "wrong way, long"], query_ids=["q1"], queries=["q"],
+        qrels={"q1": {"d1": 1}}, name="toy",
+    )  # fmt: skip
+    table = ByTable({"right way, short": 1.0})
+    assert rows_measure(rows, encoder=encoder)()["MRR"] == [reciprocal_rank]
+    assert search_measure(encoder, judged)()["MRR"] == [reciprocal_rank]
+    # One candidate: what the first stage ranks first.
+    assert rerank_measure(table, judged, encoder, depth=1)()["accuracy"] == [float(cosine)]
+
+
+def test_values_stand_in_the_order_of_the_queries() -> None:
+    measure = rows_measure(ROWS, scorer=ByTable({"good one": 3.0, "good two": 1.0, "bad a": 2.0}))
+    assert measure()["MRR"] == [1.0, 0.5]
+
+
 def test_rows_by_hand_and_asked_anew() -> None:
     scorer = ByTable({"good one": 3.0, "good two": 1.0, "bad a": 2.0})
     measure = rows_measure(ROWS, scorer=scorer)
     # The first positive ranks 1, the second 2.
-    assert measure() == pytest.approx({"nDCG@10": (1 + 1 / math.log2(3)) / 2, "MRR": 0.75, "accuracy": 0.5})
+    assert means(measure) == pytest.approx({"nDCG@10": (1 + 1 / math.log2(3)) / 2, "MRR": 0.75, "accuracy": 0.5})
     scorer.table["good two"] = 5.0
-    assert measure() == pytest.approx({"nDCG@10": 1.0, "MRR": 1.0, "accuracy": 1.0})
+    assert means(measure) == pytest.approx({"nDCG@10": 1.0, "MRR": 1.0, "accuracy": 1.0})
 
 
 def test_a_constant_model_is_as_bad_as_can_be() -> None:
-    assert rows_measure(ROWS, scorer=ByTable({}))() == pytest.approx({"nDCG@10": 0.5, "MRR": 1 / 3, "accuracy": 0.0})
+    assert means(rows_measure(ROWS, scorer=ByTable({}))) == pytest.approx(
+        {"nDCG@10": 0.5, "MRR": 1 / 3, "accuracy": 0.0}
+    )
 
 
 def test_rows_without_negatives_are_ranked_against_the_others() -> None:
     bare = [Row(f"q{index}", (f"passage {index}",)) for index in range(5)]
     measure = rows_measure(bare, scorer=ByTable({f"passage {index}": float(index) for index in range(5)}))
     # Five passages each; passage 4 is always first, so the positive of row i ranks 5 - i.
-    assert measure()["MRR"] == pytest.approx(sum(1 / rank for rank in range(1, 6)) / 5)
+    assert means(measure)["MRR"] == pytest.approx(sum(1 / rank for rank in range(1, 6)) / 5)
 
 
 def test_reranking_scores_only_what_the_first_stage_found() -> None:
@@ -56,4 +98,4 @@ def test_reranking_scores_only_what_the_first_stage_found() -> None:
         queries=["cat", "cat"], qrels={"q1": {"d2": 1}, "q2": {"d3": 1}}, name="toy",
     )  # fmt: skip
     measure = rerank_measure(ByTable({"blue cat": 2.0, "green dog": 9.0}), judged, None, depth=2)
-    assert measure() == pytest.approx({"nDCG@10": 0.5, "MRR": 0.5, "accuracy": 0.5})
+    assert means(measure) == pytest.approx({"nDCG@10": 0.5, "MRR": 0.5, "accuracy": 0.5})

@@ -126,11 +126,11 @@ def train(
     )
     batch = model.collate([groups.group(0, index) for index in range(rows)])
 
-    def margin() -> dict[str, float]:
+    def margin() -> dict[str, list[float]]:
         outputs = model.module(batch)
         if "scores" not in outputs:
-            return {"margin": float((outputs["queries"] * outputs["passages"][::3]).sum())}
-        return {"margin": float((outputs["scores"][:, 0] - outputs["scores"][:, 1:].mean(dim=1)).mean())}
+            return {"margin": (outputs["queries"] * outputs["passages"][::3]).sum(dim=1).tolist()}
+        return {"margin": (outputs["scores"][:, 0] - outputs["scores"][:, 1:].mean(dim=1)).tolist()}
 
     folder = Path(output_dir)
     result = fit(

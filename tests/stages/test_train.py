@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import random
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import train_process
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
 from finerank.batching.groups import GroupMaker
@@ -175,11 +177,11 @@ def test_what_was_measured_is_what_the_saved_model_gives(tmp_path: Path, rows_fi
     given = options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "out", eval_data=[rows_file], max_steps=4)
     outcome = run(given)
     saved = load_scorer(str(tmp_path / "out"), device="cpu", dtype="float32")
-    assert rows_measure(read_rows([rows_file]), scorer=saved)() == pytest.approx(outcome.data["best"])
+    values = rows_measure(read_rows([rows_file]), scorer=saved)()
+    assert {name: sum(each) / len(each) for name, each in values.items()} == pytest.approx(outcome.data["best"])
 
 
-def test_judged_folders(tmp_path: Path, rows_file: str, tiny_encoder: str, tiny_reranker: str) -> None:
-    folder = tmp_path / "judged"
+def write_judged(folder: Path, rows_file: str) -> str:
     (folder / "qrels").mkdir(parents=True)
     rows = read_rows([rows_file])
     texts = list(dict.fromkeys(text for row in rows for text in (*row.positives, *row.negatives)))
@@ -188,14 +190,107 @@ def test_judged_folders(tmp_path: Path, rows_file: str, tiny_encoder: str, tiny_
     write("queries.jsonl", [{"_id": f"q{place}", "text": row.query} for place, row in enumerate(rows)])
     lines = [f"q{place}\td{texts.index(row.positives[0])}\t1" for place, row in enumerate(rows)]
     (folder / "qrels" / "dev.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
-    given: dict[str, Any] = {"eval_data": [str(folder)], "max_steps": 2}
+    return str(folder)
+
+
+def test_judged_folders(tmp_path: Path, rows_file: str, tiny_encoder: str, tiny_reranker: str) -> None:
+    folder = write_judged(tmp_path / "judged", rows_file)
+    given: dict[str, Any] = {"eval_data": [folder], "max_steps": 2}
     embedder = run(options(EmbedderOptions, tiny_encoder, rows_file, tmp_path / "e", **given))
     bm25 = run(options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "r", **given))
     dense = run(options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "d", first_stage=tiny_encoder, **given))
     for outcome in (embedder, bm25, dense):
         assert 0 < outcome.data["base"]["nDCG@10"] <= 1
     with pytest.raises(UsageError, match="one judged folder"):
-        run(options(EmbedderOptions, tiny_encoder, rows_file, tmp_path / "x", eval_data=[str(folder), rows_file]))
+        run(options(EmbedderOptions, tiny_encoder, rows_file, tmp_path / "x", eval_data=[folder, rows_file]))
+
+
+def test_the_first_stage_is_part_of_what_was_trained(
+    tmp_path: Path, rows_file: str, tiny_encoder: str, tiny_reranker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finerank.models import load
+
+    judged = write_judged(tmp_path / "judged", rows_file)
+    first = tmp_path / "first"
+    shutil.copytree(tiny_encoder, first)
+    asked: list[dict[str, Any]] = []
+    honest = load.load_encoder
+    monkeypatch.setattr(load, "load_encoder", lambda name, **given: asked.append(given) or honest(name, **given))
+    given = options(
+        RerankerOptions, tiny_reranker, rows_file, tmp_path / "out", eval_data=[judged], max_steps=1,
+        first_stage=str(first), cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    run(given)
+    assert [(each["cache_dir"], each["trust_remote_code"]) for each in asked] == [(str(tmp_path / "cache"), False)]
+    assert run(given).data["steps"] == 1
+    weights = load_file(first / "model.safetensors")
+    name = next(name for name, tensor in weights.items() if tensor.is_floating_point())
+    save_file(weights | {name: weights[name] + 1.0}, first / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="model first_stage"):
+        run(given)
+
+
+def test_a_model_made_for_inner_products_is_trained_and_measured_by_them(
+    tmp_path: Path, rows_file: str, tiny_encoder: str
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    plain = SentenceTransformer(tiny_encoder, device="cpu")
+    del plain[2]
+    folders = {}
+    for name in ("cosine", "dot"):
+        plain.similarity_fn_name = name
+        plain.save_pretrained(str(tmp_path / name), create_model_card=False)
+        given = options(EmbedderOptions, str(tmp_path / name), rows_file, tmp_path / f"{name}-out", max_steps=1)
+        run(given)
+        folders[name] = losses(tmp_path / f"{name}-out")
+    batch = batches(rows_file, 1)[0]
+    texts = [text for group in batch for text in group.passages]
+    masked = torch.tensor([[text in group.known_positives for text in texts] for group in batch])
+    queries, passages = (torch.tensor(plain.encode(part)) for part in ([group.query for group in batch], texts))
+    expected = info_nce(queries, passages, temperature=1.0, masked=masked).mean().item()
+    assert folders["dot"] == pytest.approx([expected], rel=1e-4)
+    unit = [torch.nn.functional.normalize(vectors, dim=-1) for vectors in (queries, passages)]
+    expected = info_nce(*unit, temperature=0.02, masked=masked).mean().item()
+    assert folders["cosine"] == pytest.approx([expected], rel=1e-4)
+
+
+def test_saving_nothing_still_keeps_the_best(
+    tmp_path: Path, rows_file: str, tiny_reranker: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = options(
+        RerankerOptions, tiny_reranker, rows_file, tmp_path / "out", eval_data=[rows_file], num_train_epochs=4,
+        eval_steps=1, learning_rate=0.5,
+    )  # fmt: skip
+    outcome = run(given, {"save_strategy": ["no"]})
+    assert "--save_strategy no: each new best is saved" in capsys.readouterr().err
+    evaluated = {entry["step"]: entry["eval_nDCG@10"] for entry in journal(tmp_path / "out") if "eval_MRR" in entry}
+    assert outcome.data["best"]["nDCG@10"] == max(value for step, value in evaluated.items() if step)
+
+
+def test_the_card_tells_the_change_and_its_interval(tmp_path: Path, rows_file: str, tiny_reranker: str) -> None:
+    from finerank.evaluation.held_out import rows_measure
+    from finerank.evaluation.significance import paired_interval
+    from finerank.models.load import load_scorer
+
+    given = options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "out", eval_data=[rows_file], max_steps=4)
+    outcome = run(given)
+    base, tuned = (
+        rows_measure(read_rows([rows_file]), scorer=load_scorer(str(name), device="cpu", dtype="float32"))()
+        for name in (tiny_reranker, tmp_path / "out")
+    )
+    expected = paired_interval(tuned["MRR"], base["MRR"], 42)
+    assert outcome.data["changes"]["MRR"] == pytest.approx(expected._asdict())
+    line = f"{expected.mean:+.4f} | {expected.low:+.4f} to {expected.high:+.4f} |"
+    assert line in (tmp_path / "out" / "README.md").read_text()
+    assert f"{expected.low:+.4f} to {expected.high:+.4f}" in outcome.text
+
+
+@pytest.mark.parametrize("family", [EmbedderOptions, RerankerOptions])
+def test_several_processes_are_refused_at_once(family: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="one process on one device so far, but WORLD_SIZE=2"):
+        run(options(family, "no-model", "no-rows", tmp_path / "out"))
 
 
 @pytest.mark.parametrize("family", [EmbedderOptions, RerankerOptions])
@@ -226,8 +321,6 @@ def test_rows_are_drawn_per_data_set(tmp_path: Path, tiny_encoder: str) -> None:
 
 
 def test_bfloat16_products_leave_float32_weights(tmp_path: Path, rows_file: str, tiny_encoder: str) -> None:
-    from safetensors.torch import load_file
-
     for family in (EmbedderOptions, RerankerOptions):
         folder = tmp_path / family.__name__
         given = options(family, tiny_encoder, rows_file, folder, dtype="bfloat16", eval_data=[rows_file], max_steps=2)
@@ -286,11 +379,7 @@ def test_sigkill_then_the_same_command_gives_the_same_bytes(
     train_process.train(family, values | {"output_dir": str(folder)})
     for name in ("model.safetensors", "config.json"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / "out" / name).read_bytes()
-    kept = [
-        [{key: value for key, value in entry.items() if "train" not in key} for entry in journal(place)]
-        for place in (folder, tmp_path / "whole" / "out")
-    ]
-    assert kept[0] == kept[1]
+    assert (folder / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "out" / "metrics.jsonl").read_bytes()
 
 
 def wait_for_lines(path: Path, lines: int, process: Any) -> None:
@@ -377,6 +466,13 @@ def test_the_figure_that_decides(tmp_path: Path, rows_file: str, tiny_reranker: 
     )  # fmt: skip
     assert run(typed).data["best_step"] == 1
     assert not (tmp_path / "out" / "checkpoint-0").exists()
+
+
+def test_the_other_spelling_of_the_instruction_format() -> None:
+    words = ["--model_name_or_path", "M", "--train_data", "R", "--query_instruction_format_for_retrieval", "{} | {}"]
+    parsed = parse(EmbedderOptions, words, "train embedder", passthrough=True)
+    assert parsed.options.query_instruction_format == "{} | {}"
+    assert parsed.extras == {}
 
 
 def test_bare_resume_flag() -> None:

@@ -35,6 +35,16 @@ def test_a_bool_may_be_negated_and_nothing_else() -> None:
             parse_extras(extras, [])
 
 
+@pytest.mark.parametrize(
+    "flag",
+    ["per_device_eval_batch_size", "label_smoothing_factor", "push_to_hub", "log_level", "logging_nan_inf_filter"],
+)
+def test_what_has_no_effect_is_said(flag: str) -> None:
+    typed, notes = parse_extras({flag: ["1"]}, [])
+    assert typed == {}
+    assert [note.split(":")[0] for note in notes] == [f"--{flag} has no effect on train"]
+
+
 def test_unknown_names_name_the_nearest() -> None:
     with pytest.raises(UsageError, match='unknown flag --adam_beta3 for train; did you mean "adam_beta'):
         parse_extras({"adam_beta3": ["1"]}, [])

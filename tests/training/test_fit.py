@@ -22,6 +22,7 @@ from finerank.training import checkpoint
 from finerank.training.arguments import training_arguments
 from finerank.training.dataset import EpochOrder
 from finerank.training.fit import choose_checkpoint, total_steps
+from finerank.training.ledger import Ledger
 from finerank.training.trainer import GroupTrainer
 
 
@@ -100,6 +101,58 @@ def figures(result: Any) -> list[dict[str, float]]:
     return [
         {key: entry[key] for key in kept if key in entry} for entry in result.history if "train_runtime" not in entry
     ]
+
+
+def test_the_journal_of_a_resumed_run_has_the_same_bytes(tmp_path: Path) -> None:
+    # A line of the log covers three steps, of which a checkpoint may lie in the middle; no line tells the time.
+    options: dict[str, Any] = {"evaluate": True, "eval_steps": 4, "logging_steps": 3, "save_total_limit": None}
+    whole, _ = train(tmp_path / "whole", **options)
+    expected = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert b"runtime" not in expected
+    assert b"per_second" not in expected
+    for step in (2, 4, 9):
+        folder = tmp_path / f"from{step}"
+        copy_up_to(tmp_path / "whole", folder, step)
+        resumed, _ = train(folder, **options)
+        assert (folder / "metrics.jsonl").read_bytes() == expected, step
+        assert (resumed.base_values, resumed.best_values) == (whole.base_values, whole.best_values)
+
+
+def test_values_per_query_belong_to_the_base_and_the_best(tmp_path: Path) -> None:
+    result, _ = train(tmp_path, evaluate=True, eval_steps=1, max_steps=3)
+    assert [len(values["margin"]) for values in (result.base_values, result.best_values)] == [10, 10]
+    assert sum(result.base_values["margin"]) / 10 == pytest.approx(result.base["margin"])
+    assert sum(result.best_values["margin"]) / 10 == pytest.approx(result.best["margin"])
+
+
+def test_a_ledger_keeps_first_best_and_latest(tmp_path: Path) -> None:
+    ledger = Ledger(loss=0.1, steps=1)
+    for step, best in [(0, None), (1, None), (2, 1), (3, 1), (4, 1)]:
+        ledger.evaluated(step, best, {"MRR": [float(step), 0.5]})
+    assert ledger.values == {step: {"MRR": [float(step), 0.5]} for step in (0, 1, 4)}
+    ledger.save(tmp_path)
+    assert Ledger.load(tmp_path) == ledger
+    assert Ledger.load(tmp_path / "nothing") == Ledger()
+
+
+def test_the_last_step_is_measured_whatever_the_interval(tmp_path: Path) -> None:
+    result, _ = train(tmp_path, evaluate=True, eval_steps=2, eval_delay=100, max_steps=5)
+    assert [entry["step"] for entry in result.history if "eval_margin" in entry] == [0, 5]
+    assert result.best_step == 5
+
+
+def test_memory_that_runs_out_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = GroupTrainer.compute_loss
+
+    def hungry(self: GroupTrainer, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return honest(self, *args, **kwargs)
+
+    monkeypatch.setattr(GroupTrainer, "compute_loss", hungry)
+    with pytest.raises(UserError, match=r"memory ran out at step 4.*checkpoint-2") as caught:
+        train(tmp_path)
+    assert "--gradient_checkpointing" in str(caught.value)
 
 
 def test_workers_change_nothing(tmp_path: Path) -> None:

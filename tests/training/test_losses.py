@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from finerank.core.errors import UserError
+from finerank.core.records import Group
+from finerank.training.dataset import Collator
 from finerank.training.losses import embedder_loss, group_cross_entropy, info_nce, known_positive_mask, reranker_loss
 
 
@@ -62,6 +64,25 @@ def test_a_shared_positive_is_not_a_negative_of_either_query() -> None:
     outputs = {"queries": QUERIES, "passages": PASSAGES}
     losses = embedder_loss(temperature=0.5)(outputs, batch)
     assert losses.tolist() == pytest.approx([nll([1.6, 0, 2], 0), nll([2, 1.6, 0], 1)], abs=1e-6)
+
+
+def test_a_copy_of_a_positive_in_another_form_is_masked_too() -> None:
+    groups = [
+        Group("q1", ("Red  Cat", "dog"), 0, None, frozenset({"Red  Cat"})),
+        Group("q2", ("red cat", "ﬁsh"), 1, None, frozenset({"red cat", "FISH"})),
+    ]
+    batch = Collator(lambda groups: {})(groups)
+    mask = known_positive_mask(batch["passage_ids"], batch["positive_ids"])
+    assert mask.tolist() == [[True, False, True, False], [True, False, True, True]]
+
+
+def test_cosine_takes_the_length_out_of_the_vectors() -> None:
+    batch = {"passage_ids": torch.tensor([1, 2, 3, 4]), "positive_ids": [torch.tensor([1]), torch.tensor([3])]}
+    outputs = {"queries": QUERIES * 3, "passages": PASSAGES * torch.tensor([[1.0], [5.0], [7.0], [2.0]])}
+    by_cosine = embedder_loss(temperature=0.5, cosine=True)(outputs, batch)
+    assert by_cosine.tolist() == pytest.approx(info_nce(QUERIES, PASSAGES, temperature=0.5).tolist(), abs=1e-5)
+    raw = embedder_loss(temperature=1.0)(outputs, batch)
+    assert raw.tolist() == pytest.approx([nll([2.4, 0, 12.6, 6], 0), nll([1.8, 15, 16.8, 0], 2)], abs=1e-4)
 
 
 def test_reranker_loss_reads_the_scores() -> None:

@@ -1,7 +1,8 @@
 """What training watches: a few ranking figures of the model as it is now, on rows or judged sets held out.
 
-Each function returns a callable without arguments, to be called again and again while the model changes. Nothing is
-cached between two calls but what does not depend on the model.
+Each function returns a callable without arguments, to be called again and again while the model changes; it gives each
+figure's value per query, in the same order each time. Nothing is cached between two calls but what does not depend on
+the model.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ from finerank.core.records import Row
 from finerank.core.runs import Qrels, Run
 from finerank.data.console import progress
 from finerank.data.sources import Judged
-from finerank.evaluation.metrics import evaluate_run, mean
+from finerank.evaluation.metrics import evaluate_run
 from finerank.evaluation.ranking import rerank_run, score_pairs, search_run, vector_pairs
 from finerank.evaluation.rows import lay_out
 from finerank.retrieval.bm25 import Bm25Retriever
 from finerank.retrieval.dense import DenseRetriever
 
-Figures = dict[str, float]
+Figures = dict[str, list[float]]
+"""Figure -> its value for each judged query, in the order of the queries."""
 Measure = Callable[[], Figures]
 
 FIGURES = {"nDCG@10": "nDCG@10", "MRR": "MRR", "accuracy": "Success@1"}
-"""Name in the log -> metric. ``accuracy``: the best passage is relevant; a tie counts as wrong."""
+"""Name in the log -> metric. ``accuracy``: the best passage is relevant.
+
+On rows a tie counts as wrong: equal scores put the negatives first. On a judged set ties go by passage id.
+"""
 LABEL = "evaluating"
 SEARCH_DEPTH = 100
 POOL_NEGATIVES = 31
@@ -33,7 +38,7 @@ POOL_NEGATIVES = 31
 
 
 def rows_measure(rows: Sequence[Row], *, scorer: Scorer | None = None, encoder: Encoder | None = None) -> Measure:
-    """Rank every row's passages by a reranker, or by the cosine of an embedder; exactly one of them is given."""
+    """Rank every row's passages by a reranker, or by the similarity of an embedder; exactly one of them is given."""
     row_set = lay_out(_with_negatives(rows))
     pairs = row_set.pairs()
 
@@ -50,12 +55,12 @@ def rows_measure(rows: Sequence[Row], *, scorer: Scorer | None = None, encoder: 
     return measure
 
 
-def search_measure(encoder: Encoder, judged: Judged, *, cosine: bool = True) -> Measure:
+def search_measure(encoder: Encoder, judged: Judged) -> Measure:
     """Search the whole corpus of a judged set with an embedder."""
 
     def measure() -> Figures:
         with progress(len(judged.passages), LABEL) as update:
-            retriever = DenseRetriever(encoder, judged.passages, cosine=cosine, progress=update)
+            retriever = DenseRetriever(encoder, judged.passages, cosine=encoder.cosine, progress=update)
         return figures(judged.qrels, search_run(retriever, judged, SEARCH_DEPTH))
 
     return measure
@@ -63,7 +68,11 @@ def search_measure(encoder: Encoder, judged: Judged, *, cosine: bool = True) -> 
 
 def rerank_measure(scorer: Scorer, judged: Judged, first_stage: Encoder | None, depth: int) -> Measure:
     """Rerank the first stage's ``depth`` best passages; they are found once, by an embedder or BM25 (None)."""
-    retriever = Bm25Retriever(judged.passages) if first_stage is None else DenseRetriever(first_stage, judged.passages)
+    retriever = (
+        Bm25Retriever(judged.passages)
+        if first_stage is None
+        else DenseRetriever(first_stage, judged.passages, cosine=first_stage.cosine)
+    )
     first = search_run(retriever, judged, depth)
 
     def measure() -> Figures:
@@ -74,9 +83,9 @@ def rerank_measure(scorer: Scorer, judged: Judged, first_stage: Encoder | None, 
 
 
 def figures(qrels: Qrels, run: Run) -> Figures:
-    """Return the mean of each figure over the judged queries."""
+    """Return each figure's values over the judged queries."""
     values = evaluate_run(qrels, run, list(FIGURES.values()))
-    return {name: mean(values[metric]) for name, metric in FIGURES.items()}
+    return {name: [values[metric][query] for query in qrels] for name, metric in FIGURES.items()}
 
 
 def _with_negatives(rows: Sequence[Row]) -> list[Row]:

@@ -9,145 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finerank.core.errors import UsageError, did_you_mean
-from finerank.core.model_options import ModelOptions
-from finerank.core.options import declared, option, semantic
+from finerank.core.options import declared, semantic
 from finerank.core.outcomes import Outcome
-from finerank.core.seeding import DEFAULT_SEED, stream
+from finerank.core.seeding import stream
+from finerank.core.train_options import AUTOMATIC, EmbedderOptions, RerankerOptions, TrainOptions
 
 if TYPE_CHECKING:
     from finerank.core.records import Row
     from finerank.data.outputs import Folder
-
-DEFAULT_EVALUATIONS = 0.2
-AUTOMATIC = "auto"
-
-
-@dataclass(kw_only=True)
-class TrainOptions(ModelOptions):
-    """What both families take; every other name of transformers.TrainingArguments works too."""
-
-    # Each family says its own default.
-    model_name_or_path: str
-    output_dir: str
-    learning_rate: float
-    per_device_train_batch_size: int
-    dtype: str = option("auto", "of matrix products: auto, float32, bfloat16, float16; weights stay float32")
-    train_data: list[str] = option(help="rows with query, pos and maybe neg: files or folders", metavar="ROWS")
-    sub_data_name: str | None = option(None, "subset: reads <train_data>/<sub_data_name>/<split>.jsonl", metavar="NAME")
-    split: str = option("train", "split of the subset")
-    train_group_size: int = option(
-        8, "passages per query in one step: 1 positive and the rest negatives; cost grows in step with it", ge=1
-    )
-    max_example_num_per_dataset: int | None = option(
-        None, "rows taken at random from each --train_data, no more than this many", ge=1
-    )
-    dropout: float | None = option(
-        None,
-        "hidden dropout in training; without it, the model's own. Attention dropout is off: it slows a step down most",
-        ge=0,
-        le=0.9,
-    )
-    eval_data: list[str] = option(
-        [],
-        "what the best weights are chosen by: rows, or one judged folder (corpus.jsonl, queries.jsonl, qrels/)",
-        metavar="DATA",
-    )
-    eval_split: str = option("dev", "split of a judged --eval_data")
-    eval_steps: float = option(
-        DEFAULT_EVALUATIONS, "steps between evaluations; below 1 a share of all steps", gt=0, metavar="STEPS|SHARE"
-    )
-    metric_for_best_model: str = option("nDCG@10", "figure that says which weights are best: nDCG@10, MRR or accuracy")
-    early_stopping_patience: int | None = option(
-        None, "stop after this many evaluations that do not beat the best one", ge=1
-    )
-    load_best_model_at_end: bool = option(True, "keep the best weights; False keeps the last ones")
-    num_train_epochs: float = option(1.0, "passes over the rows; each shows other negatives", gt=0)
-    max_steps: int = option(-1, "optimizer steps; overrides --num_train_epochs where positive")
-    gradient_accumulation_steps: int = option(
-        1, "batches added up to one step; in-batch negatives stay inside a batch", ge=1
-    )
-    weight_decay: float = option(0.01, "AdamW's decay of weights (biases and norms left out)", ge=0)
-    warmup_ratio: float = option(0.1, "share of the steps in which the learning rate climbs", ge=0, le=1)
-    lr_scheduler_type: str = option("linear", "course of the learning rate after that: linear, cosine, constant, …")
-    dataloader_drop_last: bool = option(False, "leave out the last batch of an epoch where it is short")
-    logging_steps: float = option(10, "steps between two lines of metrics.jsonl", gt=0, semantic=False)
-    save_steps: float | None = option(
-        None,
-        "steps between checkpoints; without it a tenth of the run, at most 500. A new best is always saved",
-        gt=0,
-        semantic=False,
-    )
-    save_total_limit: int | None = option(
-        2, "checkpoints kept beside the best one; more disk, more to fall back on", ge=1, semantic=False
-    )
-    resume_from_checkpoint: str | None = option(
-        None,
-        "go on from this checkpoint; bare, and by itself after a crash, from the newest whole one in --output_dir",
-        bare=AUTOMATIC,
-        metavar="PATH",
-        semantic=False,
-    )
-    seed: int = option(DEFAULT_SEED, "of the order of rows, the choice of negatives, dropout and a new head", ge=0)
-    overwrite: bool = option(False, "replace a model made with other options or data", semantic=False)
-
-
-@dataclass(kw_only=True)
-class EmbedderOptions(TrainOptions):
-    """Options of ``finerank train embedder``."""
-
-    model_name_or_path: str = option(help="encoder to tune: a local folder or a hub name", metavar="M")
-    output_dir: str = option("./embedder_output", "folder of the tuned model", metavar="DIR", semantic=False)
-    learning_rate: float = option(2e-5, "highest learning rate; 1e-5 for large models, up to 5e-5 for small ones", gt=0)
-    per_device_train_batch_size: int = option(
-        32, "queries per batch and device; more queries are more in-batch negatives", ge=1
-    )
-    max_len: int | None = option(None, "tokens of a query and of a passage, where these are not set one by one", ge=3)
-    query_max_len: int | None = option(None, "tokens of a query; without it, the model's own limit", ge=3)
-    passage_max_len: int | None = option(None, "tokens of a passage; without it, the model's own limit", ge=3)
-    temperature: float | None = option(
-        None, "divides similarities in the loss; without it, 0.02 for unit vectors and 1 for others", gt=0
-    )
-    normalize_embeddings: bool | None = option(
-        None, "give vectors unit length; without it, the model's own configuration decides"
-    )
-    sentence_pooling_method: str | None = option(
-        None, "cls, mean or last_token; without it, the model's own configuration decides", metavar="NAME"
-    )
-    query_instruction_for_retrieval: str | None = option(
-        None, "instruction put before each query, in training and later; without it, the model's own prompt"
-    )
-    query_instruction_format: str = option("{}{}", "how the instruction (first {}) and query (second {}) are joined")
-    passage_instruction_for_retrieval: str | None = option(
-        None, "instruction put before each passage; without it, the model's own prompt"
-    )
-    passage_instruction_format: str = option("{}{}", "how that instruction and the passage are joined")
-    use_inbatch_neg: bool = option(True, "passages of the other queries in a batch are negatives too")
-    negatives_cross_device: bool = option(False, "so are passages on other devices; no effect on a single one")
-
-
-@dataclass(kw_only=True)
-class RerankerOptions(TrainOptions):
-    """Options of ``finerank train reranker``."""
-
-    model_name_or_path: str = option(
-        help="cross-encoder to tune, or an encoder that gets a new head: a local folder or a hub name", metavar="M"
-    )
-    output_dir: str = option("./rerank_output", "folder of the tuned model", metavar="DIR", semantic=False)
-    learning_rate: float = option(6e-5, "highest learning rate; 5e-6 for large models, 1e-4 for a small one", gt=0)
-    per_device_train_batch_size: int = option(8, "groups per batch and device", ge=1)
-    max_len: int | None = option(
-        None, "tokens of a query-passage pair, the longer side cut first; without it, 512 or the model's own", ge=5
-    )
-    query_max_len: int | None = option(None, "tokens that a query is cut to first", ge=1)
-    passage_max_len: int | None = option(None, "tokens that a passage is cut to first", ge=1)
-    first_stage: str | None = option(
-        None, "embedder whose best passages are reranked in a judged --eval_data; without it BM25", metavar="M"
-    )
-    rerank_depth: int = option(50, "passages per query reranked there", ge=2)
+    from finerank.training.fit import Fit
 
 
 def run(options: TrainOptions, extras: Mapping[str, Sequence[str]] | None = None) -> Outcome:
@@ -169,16 +42,18 @@ def run(options: TrainOptions, extras: Mapping[str, Sequence[str]] | None = None
         console.say(f"note: {note}")
     _check(options, typed)
     rows = _read_rows(options)
-    model = _load(options)
+    models = {"base": _load(options)}
+    if _needs_first_stage(options):
+        models["first_stage"] = _load_first_stage(options)
     settings = semantic(options) | {name: str(value) for name, value in typed.items()}
     with Folder.open(
         options.output_dir, command=_verb(options), options=settings, inputs=[*options.train_data, *options.eval_data],
-        models={"base": _fingerprint(model)}, overwrite=options.overwrite,
+        models={name: _fingerprint(model) for name, model in models.items()}, overwrite=options.overwrite,
     ) as folder:  # fmt: skip
         if folder.done:
             console.say(f"{options.output_dir}: already trained with these options and data, nothing to do")
             return _outcome(options, folder.manifest["counts"])
-        return _train(options, typed, rows, model, folder)
+        return _train(options, typed, rows, models, folder)
 
 
 def _verb(options: TrainOptions) -> str:
@@ -187,14 +62,23 @@ def _verb(options: TrainOptions) -> str:
 
 def _check(options: TrainOptions, typed: dict[str, Any]) -> None:
     """Settle what two options say about each other."""
+    from finerank.data.console import say
+
     if typed.pop("use_cpu", False):
         options.device = "cpu"
     options.metric_for_best_model = _figure(options.metric_for_best_model)
     if options.train_group_size < 2 and isinstance(options, RerankerOptions):
         raise UsageError(f"--train_group_size must be at least 2 for a reranker, got {options.train_group_size}")
-    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if isinstance(options, EmbedderOptions) and options.negatives_cross_device and distributed:
-        raise UsageError("--negatives_cross_device works on one device only so far", hint="leave it out")
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes not in ("", "1"):
+        raise UsageError(
+            f"{_verb(options)} runs in one process on one device so far, but WORLD_SIZE={processes} says that a "
+            "launcher such as torchrun has started several",
+            hint=f"finerank {_verb(options)} … without the launcher",
+        )
+    if isinstance(options, EmbedderOptions) and options.negatives_cross_device:
+        say("note: --negatives_cross_device has no effect on a single device")
+    _judged_folder(options)
 
 
 def _figure(name: str) -> str:
@@ -250,6 +134,32 @@ def _load(options: TrainOptions) -> Any:
     )  # fmt: skip
 
 
+def _judged_folder(options: TrainOptions) -> str | None:
+    """Return the judged folder of --eval_data, if it is one; rows cannot be mixed with it."""
+    from finerank.data.sources import is_judged
+
+    judged = [path for path in options.eval_data if is_judged(path)]
+    if judged and len(options.eval_data) > 1:
+        raise UsageError("--eval_data takes row files, or one judged folder", hint=f"--eval_data {judged[0]}")
+    return judged[0] if judged else None
+
+
+def _needs_first_stage(options: TrainOptions) -> bool:
+    if not isinstance(options, RerankerOptions) or options.first_stage in (None, "bm25"):
+        return False
+    return _judged_folder(options) is not None
+
+
+def _load_first_stage(options: TrainOptions) -> Any:
+    from finerank.models.load import load_encoder
+
+    assert isinstance(options, RerankerOptions)
+    return load_encoder(
+        str(options.first_stage), device=options.device, dtype=options.dtype, cache_dir=options.cache_dir,
+        trust_remote_code=options.trust_remote_code,
+    )  # fmt: skip
+
+
 def _fingerprint(model: Any) -> str:
     """Digest what is tuned; for an embedder both sides."""
     if hasattr(model, "encode"):
@@ -257,9 +167,12 @@ def _fingerprint(model: Any) -> str:
     return str(model.fingerprint())
 
 
-def _train(options: TrainOptions, typed: Mapping[str, Any], rows: Sequence[Row], model: Any, folder: Folder) -> Outcome:
+def _train(
+    options: TrainOptions, typed: Mapping[str, Any], rows: Sequence[Row], models: dict[str, Any], folder: Folder
+) -> Outcome:
     from finerank.training.job import Job
 
+    model = models["base"]
     job = Job(
         title=_verb(options),
         model=model,
@@ -270,14 +183,16 @@ def _train(options: TrainOptions, typed: Mapping[str, Any], rows: Sequence[Row],
         values=_values(options),
         typed=typed,
         dtype=options.dtype,
-        measure=_measure(options, model),
+        # The first stage searches once; then its memory is for the training.
+        measure=_measure(options, model, models.pop("first_stage", None)),
         patience=options.early_stopping_patience,
         keep_best=options.load_best_model_at_end,
         save_steps=options.save_steps,
         resume_from=None if options.resume_from_checkpoint in (None, AUTOMATIC, "True", "true", "1")
         else options.resume_from_checkpoint,
     )  # fmt: skip
-    counts = job.counts(job.run())
+    result = job.run()
+    counts = job.counts(result) | {"changes": _changes(result, options.seed)}
     _write_model(options, model, folder, counts)
     folder.finish(counts)
     return _outcome(options, counts)
@@ -299,30 +214,33 @@ def _loss(options: TrainOptions, model: Any) -> Any:
 
     if not isinstance(options, EmbedderOptions):
         return reranker_loss
-    temperature = options.temperature or (0.02 if model.gives_unit_vectors else 1.0)
-    return embedder_loss(temperature=temperature, in_batch=options.use_inbatch_neg)
+    temperature = options.temperature or (0.02 if model.cosine else 1.0)
+    return embedder_loss(temperature=temperature, in_batch=options.use_inbatch_neg, cosine=model.cosine)
 
 
-def _measure(options: TrainOptions, model: Any) -> Any:
+def _measure(options: TrainOptions, model: Any, first_stage: Any) -> Any:
     """Return what measures the model during training, or None without --eval_data."""
     if not options.eval_data:
         return None
-    from finerank.data.sources import is_judged, read_judged, read_rows
+    from finerank.data.sources import read_judged, read_rows
     from finerank.evaluation.held_out import rerank_measure, rows_measure, search_measure
-    from finerank.models.load import load_encoder
 
     reranker = isinstance(options, RerankerOptions)
-    judged = [path for path in options.eval_data if is_judged(path)]
-    if not judged:
+    judged = _judged_folder(options)
+    if judged is None:
         return rows_measure(read_rows(options.eval_data), **{"scorer" if reranker else "encoder": model})
-    if len(options.eval_data) > 1:
-        raise UsageError("--eval_data takes row files, or one judged folder", hint=f"--eval_data {judged[0]}")
-    held_out = read_judged(judged[0], options.eval_split)
+    held_out = read_judged(judged, options.eval_split)
     if not isinstance(options, RerankerOptions):
-        return search_measure(model, held_out, cosine=model.gives_unit_vectors)
-    bm25 = options.first_stage in (None, "bm25")
-    first = None if bm25 else load_encoder(str(options.first_stage), device=options.device, dtype=options.dtype)
-    return rerank_measure(model, held_out, first, options.rerank_depth)
+        return search_measure(model, held_out)
+    return rerank_measure(model, held_out, first_stage, options.rerank_depth)
+
+
+def _changes(result: Fit, seed: int) -> dict[str, dict[str, float]]:
+    """Return by how much each figure changed against the base, with its 95 % interval over the held-out queries."""
+    from finerank.evaluation.significance import paired_interval
+
+    base, best = result.base_values, result.best_values
+    return {name: paired_interval(best[name], base[name], seed)._asdict() for name in best if name in base}
 
 
 def _write_model(options: TrainOptions, model: Any, folder: Folder, counts: Mapping[str, Any]) -> None:
@@ -344,7 +262,14 @@ def _outcome(options: TrainOptions, counts: Mapping[str, Any]) -> Outcome:
     if counts["rows_per_second"]:
         text += f" in {counts['train_seconds']:,.0f} s ({counts['rows_per_second']:,.1f} rows/s)"
     if counts["best"]:
-        base, best = counts["base"], counts["best"]
-        lines = [[name, base.get(name, ""), value, value - base.get(name, value)] for name, value in best.items()]
-        text += f"; weights of step {counts['best_step']:,}\n" + table(["", "base", "tuned", "change"], lines)
+        lines = [
+            [name, counts["base"].get(name, ""), value, *_change(counts, name)]
+            for name, value in counts["best"].items()
+        ]
+        text += f"; weights of step {counts['best_step']:,}\n" + table(["", "base", "tuned", "change", "95 %"], lines)
     return Outcome(text, {"output_dir": options.output_dir, **counts})
+
+
+def _change(counts: Mapping[str, Any], name: str) -> list[Any]:
+    change = counts["changes"].get(name)
+    return [change["mean"], f"{change['low']:+.4f} to {change['high']:+.4f}"] if change else ["", ""]

@@ -46,6 +46,32 @@ NO_EFFECT = {
     "eval_on_start": "the base model is always evaluated first",
     "greater_is_better": "every figure measured here is better when greater",
     "train_sampling_strategy": "the order of the rows follows --seed",
+    "per_device_eval_batch_size": "evaluation cuts its batches by tokens",
+    "eval_accumulation_steps": "evaluation keeps scores, not outputs",
+    "eval_do_concat_batches": "evaluation ranks, it does not predict",
+    "eval_use_gather_object": "evaluation ranks, it does not predict",
+    "batch_eval_metrics": "evaluation ranks, it does not predict",
+    "include_for_metrics": "evaluation ranks, it does not predict",
+    "include_num_input_tokens_seen": "the bar counts rows",
+    "label_smoothing_factor": "a group's target is its positive, and no other loss is offered",
+    "log_level": "transformers only speaks of errors here",
+    "log_level_replica": "transformers only speaks of errors here",
+    "logging_nan_inf_filter": "a loss that is not a number stops the training",
+    **dict.fromkeys(
+        (
+            "push_to_hub",
+            "hub_model_id",
+            "hub_strategy",
+            "hub_token",
+            "hub_private_repo",
+            "hub_always_push",
+            "hub_revision",
+            "push_to_hub_model_id",
+            "push_to_hub_organization",
+            "push_to_hub_token",
+        ),
+        "nothing is uploaded; hf upload does it afterwards",
+    ),
 }
 """Flags of the field that mean nothing here -> why; accepted, and said aloud."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from finerank.core.seeding import stream_seed
 from finerank.data.console import progress, say, warn
@@ -78,16 +79,29 @@ class Journal(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            self.path.write_text("".join(map(_line, state.log_history)), encoding="utf-8")
+            self.write(state.log_history)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero and state.log_history:
             with self.path.open("a", encoding="utf-8") as journal:
                 journal.write(_line(state.log_history[-1]))
 
+    def write(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write the journal anew."""
+        self.path.write_text("".join(map(_line, history)), encoding="utf-8")
+
 
 def _line(entry: Mapping[str, Any]) -> str:
-    return json.dumps(dict(entry)) + "\n"
+    # Sorted, as transformers sorts the log that a resume reads back.
+    return json.dumps(dict(entry), sort_keys=True) + "\n"
+
+
+class LastEvaluation(TrainerCallback):  # type: ignore[misc]
+    """Has the weights of the last step measured too, whatever the interval, so that they can be the best ones."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step >= state.max_steps and args.eval_strategy == IntervalStrategy.STEPS:
+            control.should_evaluate = True
 
 
 def out_of_patience(history: Sequence[Mapping[str, Any]], metric: str, patience: int | None, sign: int = 1) -> bool:

@@ -54,11 +54,16 @@ def model_card(
 def _figures(counts: Mapping[str, Any]) -> str:
     if not counts["best"]:
         return "Nothing was measured: training ran without `--eval_data`. `finerank evaluate` does it, with intervals."
-    lines = ["| | base | tuned |", "|---|---|---|"]
+    lines = ["| | base | tuned | change | 95 % interval of the change |", "|---|---|---|---|---|"]
     for name, value in counts["best"].items():
-        before = counts["base"].get(name)
-        lines.append(f"| {name} | {'' if before is None else f'{before:.4f}'} | {value:.4f} |")
-    lines.append("\nThe weights were chosen by these figures; `finerank evaluate` gives intervals and paired tests.")
+        before, change = counts["base"].get(name), counts["changes"].get(name)
+        cells = [name, "" if before is None else f"{before:.4f}", f"{value:.4f}"]
+        cells += [f"{change['mean']:+.4f}", f"{change['low']:+.4f} to {change['high']:+.4f}"] if change else ["", ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append(
+        "\nPaired bootstrap over the held-out queries. The weights were chosen by these figures, so they flatter; "
+        "`finerank evaluate` measures on data that chose nothing, with paired tests."
+    )
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from finerank.batching.collate import text_ids
 from finerank.batching.groups import GroupMaker
 from finerank.core.records import Group
 from finerank.core.seeding import stream
-from finerank.data.text import digest
+from finerank.data.text import digest, normal_form
 
 Place: TypeAlias = tuple[int, int]
 """(epoch, index of the row). The epoch travels with the index, so that a worker process needs no state."""
@@ -57,8 +57,8 @@ class GroupDataset(Dataset[Group]):
 class Collator:
     """Calls the family's ``collate`` and adds what losses need to know.
 
-    Adds the number of rows, ``passage_ids`` [B·G] (a digest of each passage's text) and ``positive_ids`` (for each
-    query the digests of its known positives).
+    Adds the number of rows, ``passage_ids`` [B·G] (a digest of each passage's normal form) and ``positive_ids`` (for
+    each query the digests of its known positives): a copy in other letter case is no negative either.
     """
 
     def __init__(self, collate: Callable[[Sequence[Group]], dict[str, Any]]) -> None:
@@ -74,4 +74,4 @@ class Collator:
 
 
 def _ids(texts: Sequence[str]) -> Tensor:
-    return text_ids(texts, [digest(text) for text in texts])
+    return text_ids(texts, [digest(normal_form(text)) for text in texts])

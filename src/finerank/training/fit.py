@@ -19,9 +19,15 @@ from finerank.core.errors import UserError
 from finerank.core.protocols import Trainable
 from finerank.data.console import say, warn
 from finerank.training import checkpoint
-from finerank.training.callbacks import Bar, Journal, Patience, Reporter, Signals, out_of_patience
+from finerank.training.callbacks import Bar, Journal, LastEvaluation, Patience, Reporter, Signals, out_of_patience
+from finerank.training.ledger import Ledger, Values
 from finerank.training.losses import Loss
 from finerank.training.trainer import STATE, Evaluator, GroupTrainer, load_weights
+
+LESS_MEMORY = (
+    "a smaller --per_device_train_batch_size (with more --gradient_accumulation_steps), --train_group_size or "
+    "--max_len, or --gradient_checkpointing True"
+)
 
 
 @dataclass
@@ -35,6 +41,7 @@ class Fit:
         history: every logged figure, as in ``metrics.jsonl``.
         base, best: figures of the model before the first step and of the model that is kept, without ``eval_``.
         best_step: the step whose weights are kept.
+        base_values, best_values: of those two, each figure's value per held-out query, aligned.
     """
 
     steps: int
@@ -44,6 +51,8 @@ class Fit:
     base: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     best_step: int = 0
+    base_values: Values = field(default_factory=dict)
+    best_values: Values = field(default_factory=dict)
 
     @property
     def final_loss(self) -> float | None:
@@ -119,14 +128,17 @@ def fit(
     args.eval_on_start = evaluator is not None and resume_from is None
     bar = Bar(label, len(groups))
     signals = Signals()
-    callbacks = [Journal(Path(args.output_dir)), bar, Reporter(), Patience(metric, patience), signals]
-    trainer = GroupTrainer(trainable, args, groups, loss, evaluator, callbacks, autocast)
+    journal = Journal(Path(args.output_dir))
+    callbacks = [journal, bar, LastEvaluation(), Reporter(), Patience(metric, patience), signals]
+    trainer = GroupTrainer(trainable, args, groups, loss, evaluator, callbacks, autocast, keep_best)
     start = time.monotonic()
     before = _resumed_state(resume_from)
     if before and _finished(before, total_steps(args, len(groups)), metric, patience):
         assert resume_from is not None
         load_weights(trainable.module, resume_from)
         trainer.state = trainer.state.load_from_json(str(resume_from / STATE))
+        trainer.ledger = Ledger.load(resume_from)
+        journal.write(trainer.state.log_history)
     else:
         _train(trainer, resume_from, signals, bar)
     seconds = time.monotonic() - start
@@ -143,6 +155,8 @@ def _train(trainer: GroupTrainer, resume_from: Path | None, signals: Signals, ba
     try:
         with signals:
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    except torch.OutOfMemoryError:
+        raise trainer.stopped("memory ran out", hint=LESS_MEMORY) from None
     finally:
         bar.close()
     if signals.received:
@@ -196,6 +210,8 @@ def _report(trainer: GroupTrainer, seconds: float, rows_per_second: float, keep_
         base=figures.get(0, {}),
         best=figures.get(kept, {}),
         best_step=kept,
+        base_values=trainer.ledger.values.get(0, {}),
+        best_values=trainer.ledger.values.get(kept, {}),
     )
 
 

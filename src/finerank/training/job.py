@@ -12,6 +12,7 @@ import torch
 from transformers import TrainingArguments
 
 from finerank.batching.groups import GroupMaker
+from finerank.core.protocols import Trainable
 from finerank.core.records import Row
 from finerank.data.console import banner, say, warn
 from finerank.models.load import resolve_dtype
@@ -37,7 +38,7 @@ class Job:
     """
 
     title: str
-    model: Any
+    model: Trainable
     rows: Sequence[Row]
     folder: Path
     group_size: int
@@ -112,10 +113,13 @@ class Job:
             own["dataloader_drop_last"] = False
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
+        best_only = str(typed.get("save_strategy")) in ("no", "best") and self.keep_best and self.measure is not None
+        if best_only:
+            say(f"--save_strategy {typed.pop('save_strategy')}: each new best is saved, and the last step")
         args = training_arguments(own, typed)
         steps = total_steps(args, len(self.rows))
         automatic = min(MOST_STEPS_BETWEEN_SAVES, max(1, math.ceil(steps / SAVES_PER_RUN)))
-        args.save_steps = self.save_steps or automatic
+        args.save_steps = steps if best_only else self.save_steps or automatic
         return args
 
     def _banner(self, args: TrainingArguments, dtype: torch.dtype) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from finerank.core.errors import UserError
 
@@ -89,8 +89,10 @@ def reranker_loss(outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> Tenso
     return group_cross_entropy(outputs["scores"])
 
 
-def embedder_loss(*, temperature: float, in_batch: bool = True) -> Loss:
+def embedder_loss(*, temperature: float, in_batch: bool = True, cosine: bool = False) -> Loss:
     """Return the loss of a bi-encoder's ``{"queries": [B, D], "passages": [B·G, D]}``.
+
+    With ``cosine`` the vectors are brought to unit length first; else their inner products count.
 
     The batch carries ``passage_ids`` and ``positive_ids``, from which copies of known positives are masked out.
     """
@@ -99,8 +101,9 @@ def embedder_loss(*, temperature: float, in_batch: bool = True) -> Loss:
 
     def loss(outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
         masked = known_positive_mask(batch["passage_ids"], batch["positive_ids"]) if in_batch else None
-        return info_nce(
-            outputs["queries"], outputs["passages"], temperature=temperature, in_batch=in_batch, masked=masked
-        )
+        queries, passages = outputs["queries"].float(), outputs["passages"].float()
+        if cosine:
+            queries, passages = normalize(queries, dim=-1), normalize(passages, dim=-1)
+        return info_nce(queries, passages, temperature=temperature, in_batch=in_batch, masked=masked)
 
     return loss

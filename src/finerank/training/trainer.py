@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,15 @@ from finerank.core.protocols import Trainable
 from finerank.training import checkpoint
 from finerank.training.callbacks import NamedRandomness
 from finerank.training.dataset import ROWS_KEY, Collator, EpochOrder, GroupDataset
+from finerank.training.ledger import Ledger
 from finerank.training.losses import Loss
 from finerank.training.tripwires import Flatness
 
 WEIGHTS = "model.safetensors"
 STATE = "trainer_state.json"
 
-Evaluator = Callable[[], Mapping[str, float]]
-"""Measures the model as it is now; higher is better unless said otherwise."""
+Evaluator = Callable[[], Mapping[str, Sequence[float]]]
+"""Measures the model as it is now: figure -> its value for each held-out query, higher is better. The mean decides."""
 
 
 class GroupTrainer(Trainer):  # type: ignore[misc]
@@ -48,6 +49,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         loss: from the module's outputs and the batch to one loss per row.
         evaluator: called before the first step and at each evaluation; None for no evaluation.
         autocast: number format of the evaluation's matrix products.
+        keep_best: whether a new best evaluation makes a checkpoint.
     """
 
     # The loss is already divided by the rows of the whole step (two spellings, of two releases of transformers).
@@ -63,7 +65,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         evaluator: Evaluator | None = None,
         callbacks: list[Any] | None = None,
         autocast: torch.dtype | None = None,
+        keep_best: bool = True,
     ) -> None:
+        self.keep_best = keep_best
+        self.ledger = Ledger()
         self.order = EpochOrder(len(groups), args.seed)
         self.loss = loss
         self.evaluator = evaluator
@@ -98,6 +103,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             batches.append(batch)
         rows = sum(batch[ROWS_KEY] for batch in batches)
         self.rows_seen += rows
+        self.ledger.steps += bool(batches)
         return batches, rows
 
     def compute_loss(
@@ -117,14 +123,34 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             UserError: if the loss is not a number; the weights are still those of the last good step.
         """
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        if not math.isfinite(loss.item()):
-            last = checkpoint.find(Path(self.args.output_dir)).newest
-            raise UserError(
-                f"the loss became {loss.item()} at step {self.state.global_step + 1}; training stopped, "
-                f"{f'the last good checkpoint is {last}' if last else 'no checkpoint was saved before'}",
+        value = loss.item()
+        if not math.isfinite(value):
+            raise self.stopped(
+                f"the loss became {value}",
                 hint="a lower --learning_rate, more --warmup_ratio, or --dtype bfloat16 instead of float16",
             )
+        self.ledger.loss += value
         return loss
+
+    def stopped(self, reason: str, hint: str) -> UserError:
+        """Return the error that ends a training, with the step and what can be gone on from."""
+        last = checkpoint.find(Path(self.args.output_dir)).newest
+        return UserError(
+            f"{reason} at step {self.state.global_step + 1}; training stopped, "
+            f"{f'the last good checkpoint is {last}' if last else 'no checkpoint was saved before'}",
+            hint=hint,
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log figures; not how long they took, which is another at each run (the manifest and the bar say it).
+
+        A mean loss counts all steps since the last logged one, also those before an interruption.
+        """
+        if "train_runtime" in logs:
+            return
+        if "loss" in logs:
+            logs["loss"] = self.ledger.mean_loss()
+        super().log(logs, start_time)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -136,8 +162,9 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         with _undisturbed(self.model), self._mixed_precision():
             values = self.evaluator()
         self.evaluation_seconds += time.monotonic() - start
-        figures = {f"{metric_key_prefix}_{name}": float(value) for name, value in values.items()}
+        figures = {f"{metric_key_prefix}_{name}": math.fsum(each) / max(len(each), 1) for name, each in values.items()}
         self._check_metric(figures)
+        self.ledger.evaluated(self.state.global_step, self.state.best_global_step, values)
         self.log(dict(figures))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         return figures
@@ -155,7 +182,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         best: bool = super()._determine_best_metric(metrics, trial)
-        if best and self.args.save_strategy != "no":
+        if best and self.keep_best and self.args.save_strategy != "no":
             self.control.should_save = True
         return best
 
@@ -179,6 +206,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         if self.state.best_global_step:
             self.state.best_model_checkpoint = str(folder / f"checkpoint-{self.state.best_global_step}")
         self.state.save_to_json(str(staging / STATE))
+        self.ledger.save(staging)
         checkpoint.land(staging, final)
         checkpoint.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
@@ -194,6 +222,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(model if model is not None else self.model, Path(resume_from_checkpoint))
+        self.ledger = Ledger.load(Path(resume_from_checkpoint))
 
 
 def _checkpoint_activations(module: torch.nn.Module, args: TrainingArguments) -> None:
