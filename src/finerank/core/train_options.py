@@ -95,7 +95,7 @@ class EmbedderOptions(TrainOptions):
     query_max_len: int | None = option(None, "tokens of a query; without it, the model's own limit", ge=3)
     passage_max_len: int | None = option(None, "tokens of a passage; without it, the model's own limit", ge=3)
     temperature: float | None = option(
-        None, "divides similarities in the loss; without it, 0.02 for unit vectors and 1 for others", gt=0
+        None, "divides similarities in the loss; without it, 0.02 for cosines and 1 for inner products", gt=0
     )
     normalize_embeddings: bool | None = option(
         None, "give vectors unit length; without it, the model's own configuration decides"

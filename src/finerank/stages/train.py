@@ -271,5 +271,5 @@ def _outcome(options: TrainOptions, counts: Mapping[str, Any]) -> Outcome:
 
 
 def _change(counts: Mapping[str, Any], name: str) -> list[Any]:
-    change = counts["changes"].get(name)
+    change = counts.get("changes", {}).get(name)
     return [change["mean"], f"{change['low']:+.4f} to {change['high']:+.4f}"] if change else ["", ""]
