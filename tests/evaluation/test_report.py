@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from finerank.core.errors import UsageError
 from finerank.core.runs import Qrels, Run
 from finerank.evaluation import report_html
+from finerank.evaluation.charts import SIDE, scatter
 from finerank.evaluation.report import Report, build_report, choose_samples, headline, report_data, report_text, text_of
 
 HOSTILE = [
@@ -142,3 +144,12 @@ def test_wrong_names_are_usage_errors() -> None:
         sample_report(baseline="bse")
     with pytest.raises(UsageError, match="nothing to compare"):
         build_report({}, {"q": {"p": 1}}, {}, {})
+
+
+def test_every_dot_lies_within_its_plot() -> None:
+    corners = [(x, y, "query") for x in (0.0, 1.0) for y in (0.0, 1.0) for _ in range(500)]
+    dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="([\d.]+)"', scatter(corners, "x", "y"))
+    assert len(dots) == 4
+    for x, y, radius in (map(float, dot) for dot in dots):
+        assert radius <= min(x, y)
+        assert max(x, y) + radius <= SIDE

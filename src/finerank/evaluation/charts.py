@@ -8,8 +8,9 @@ from html import escape
 from finerank.evaluation.significance import Interval
 
 SIDE = 300
-STEP_HEIGHT = 120
-STEP_WIDTH = 480
+LARGEST_DOT = 12.0
+STEP_HEIGHT = 100
+STEP_WIDTH = 330
 
 
 def interval_bar(value: Interval, top: float, reference: float | None) -> str:
@@ -53,26 +54,29 @@ def steps(differences: Sequence[float], label: str) -> str:
 
 def scatter(points: Sequence[tuple[float, float, str]], x_label: str, y_label: str) -> str:
     """Draw one dot per query: ``against`` on x, ``arm`` on y; above the diagonal is better. Equal dots become one."""
-    pad, inner = 28, SIDE - 36
+    pad, top = 28, LARGEST_DOT + 2
+    inner = SIDE - pad - top
     places: dict[tuple[float, float], list[str]] = {}
     for x, y, text in points:
         places.setdefault((round(x, 3), round(y, 3)), []).append(text)
     dots = []
     for (x, y), texts in places.items():
         kind = "gain" if y > x else "loss" if y < x else "level"
-        radius = min(12.0, 2.4 + 0.8 * (len(texts) - 1) ** 0.5)
+        radius = min(LARGEST_DOT, 2.4 + 0.8 * (len(texts) - 1) ** 0.5)
         title = texts[0] if len(texts) == 1 else f"{len(texts)} queries, e.g. {texts[0]}"
         dots.append(
-            f'<circle class="{kind}" cx="{pad + x * inner:.1f}" cy="{8 + (1 - y) * inner:.1f}" r="{radius:.1f}">'
+            f'<circle class="{kind}" cx="{pad + x * inner:.1f}" cy="{top + (1 - y) * inner:.1f}" r="{radius:.1f}">'
             f"<title>{escape(title)} ({x:.3f} → {y:.3f})</title></circle>"
         )
-    low, high = 8 + inner, pad + inner
+    low, high = top + inner, pad + inner
     return (
         f'<svg class="chart square" viewBox="0 0 {SIDE} {SIDE}" role="img" '
         f'aria-label="{escape(f"{y_label} against {x_label}, per query")}">'
-        f'<path class="axis" d="M{pad} 8V{low}H{high}" fill="none"/><path class="diagonal" d="M{pad} {low}L{high} 8"/>'
-        f'{"".join(dots)}<text x="{pad + inner / 2:.0f}" y="{SIDE - 6}" text-anchor="middle">{escape(x_label)}</text>'
-        f'<text transform="translate(12 {8 + inner / 2:.0f}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
-        f'<text x="{pad - 12}" y="14" text-anchor="end">1</text>'
+        f'<path class="axis" d="M{pad} {top}V{low}H{high}" fill="none"/>'
+        f'<path class="diagonal" d="M{pad} {low}L{high} {top}"/>'
+        f'{"".join(dots)}<text x="{pad + inner / 2:.0f}" y="{SIDE - 8}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text transform="translate(12 {top + inner / 2:.0f}) rotate(-90)" text-anchor="middle">'
+        f"{escape(y_label)}</text>"
+        f'<text x="{pad - 12}" y="{top + 4}" text-anchor="end">1</text>'
         f'<text x="{pad - 12}" y="{low}" text-anchor="end">0</text></svg>'
     )

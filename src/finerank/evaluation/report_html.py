@@ -113,7 +113,7 @@ def _tests(report: Report) -> str:
 def _test_table(tests: Iterable[Comparison]) -> str:
     rows = [
         [
-            f"<b>{escape(test.arm)}</b> − {escape(test.against)}",
+            f"<b>{_arm(test.arm)}</b> − {_arm(test.against)}",
             escape(test.metric),
             f'<span class="{_verdict(test)}">{signed(test.difference)}</span>',
             escape(p_text(test.p)),
@@ -121,7 +121,7 @@ def _test_table(tests: Iterable[Comparison]) -> str:
         ]
         for test in tests
     ]
-    return _table(["difference", "metric", "mean [95 % interval]", "p (Holm)", "wins · ties · losses"], rows)
+    return _table(["difference", "metric", "mean [95 % interval]", "p (Holm)", "wins · ties · losses"], rows, "tests")
 
 
 def _verdict(test: Comparison) -> str:
@@ -149,7 +149,8 @@ def _per_query(report: Report) -> str:
         name = f"{test.arm} against {test.against}"
         plots = steps([y - x for x, y, _ in points], name) + scatter(points, _short(test.against), _short(test.arm))
         cards.append(
-            f'<div class="card"><h3>{escape(name)}</h3><p class="lead">{test.wins:,} queries better, '
+            f'<div class="card"><h3>{_arm(test.arm)} against {_arm(test.against)}</h3>'
+            f'<p class="lead">{test.wins:,} queries better, '
             f"{test.losses:,} worse, {test.ties:,} equal</p>{plots}</div>"
         )
     if not cards:
@@ -219,11 +220,18 @@ def _notes(report: Report) -> str:
     return f"<section><h2>How this was measured</h2><ul class='notes'>{items}{facts}</ul></section>"
 
 
-def _table(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def _table(headers: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "figures") -> str:
     """Return a table; headers are escaped here, cells are HTML already."""
     head = "".join(f"<th>{escape(name)}</th>" for name in headers)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def _arm(name: str) -> str:
+    """Return a name that moves to the next line as a whole, and breaks only where it is longer than a line."""
+    return f'<span class="arm">{escape(name)}</span>'
 
 
 def _short(name: str) -> str:
