@@ -183,7 +183,9 @@ JSONISH = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     content=st.binary()
     | st.lists(JSONISH.map(lambda v: json.dumps(v).encode())).map(b"\n".join)
@@ -224,7 +226,9 @@ def written(rows: list[dict[str, object]], form: str) -> tuple[str, bytes]:
     }[form]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     rows=st.lists(ROW, min_size=1, max_size=5),
     form=st.sampled_from(["ascii", "lines", "crlf", "array", "pretty", "gz", "zst"]),
