@@ -162,6 +162,8 @@ def test_ten_problems_are_shown(count: int, said: str | None) -> None:
 def test_near_misses() -> None:
     assert did_you_mean("temprature", ["temperature", "top_k"]) == '; did you mean "temperature"?'
     assert did_you_mean("zzz", ["temperature"]) == ""
+    assert did_you_mean("trian", ["mine", "train embedder"]) == '; did you mean "train embedder"?'
+    assert did_you_mean("modle", ["margin", "model_name_or_path"]) == '; did you mean "model_name_or_path"?'
 
 
 def test_an_outcome_is_a_success_unless_it_says_otherwise() -> None:

@@ -347,3 +347,26 @@ def test_any_words_give_options_or_a_usage_error(words: list[str]) -> None:
     except UsageError:
         return
     assert isinstance(found.options, MineLike)
+
+
+def test_help_begins_with_the_verbs_own_options() -> None:
+    from finerank.core.model_options import ModelOptions
+
+    @dataclass(kw_only=True)
+    class Own(ModelOptions):
+        rows: str = option(help="first")
+        depth: int = option(3, "second")
+
+    page = verb_help(Own, "mine", "Summary.")
+    places = [page.index(flag) for flag in ("  --rows", "  --depth", "  --device", "  --json")]
+    assert places == sorted(places)
+
+
+def test_an_unknown_flag_is_named_beside_a_missing_one() -> None:
+    @dataclass(kw_only=True)
+    class Needy(VerbOptions):
+        rows: str = option(help="needed")
+
+    with pytest.raises(UsageError, match="needs --rows") as caught:
+        parse(Needy, ["--rwos", "x"], "train reranker", passthrough=True)
+    assert caught.value.hint == '--rwos is not known; did you mean "rows"?'

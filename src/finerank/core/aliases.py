@@ -67,6 +67,10 @@ DTYPE_FLAGS: dict[str, str] = {
 """Bare precision switches and the ``--dtype`` they mean; the verb decides what the device can do."""
 
 
+SHORT_FLAGS = frozenset({"m", "d", "sd", "o"})
+"""Aliases that are typed with one dash."""
+
+
 def aliases_for(verb: str) -> dict[str, str]:
     """Return alias -> canonical name for one verb."""
     return ALIASES["*"] | ALIASES.get(verb.split()[0], {})

@@ -45,13 +45,19 @@ def parse(cls: type, argv: Sequence[str], verb: str, *, passthrough: bool = Fals
     values = {name: convert(known[name], value) for name, value in {**from_config, **typed}.items()}
     missing = [item.flag for item in known.values() if item.required and item.name not in values]
     if missing:
-        raise UsageError(f"{verb} needs {' and '.join(missing)}", hint=f"finerank {verb} --help")
+        unknown = [f"--{name} is not known{did_you_mean(name, _names(known, verb))}" for name in extras]
+        raise UsageError(f"{verb} needs {' and '.join(missing)}", hint="; ".join(unknown) or f"finerank {verb} --help")
     notes = [
         f"{known[name].flag} has no effect on {verb}: {known[name].metadata['ignored']}"
         for name in values
         if "ignored" in known[name].metadata
     ]
     return Parsed(cls(**values), extras, notes, dump)
+
+
+def _names(known: Mapping[str, Option], verb: str) -> list[str]:
+    """Return everything that can be typed for a verb."""
+    return [*known, *(alias for alias, target in aliases_for(verb).items() if target in known), *PARSER_FLAGS]
 
 
 def _known_keys(
@@ -117,10 +123,8 @@ def _flag(
             return
     if canonical is None:
         if extras is None:
-            names = [*known, *(alias for alias, target in aliases_for(verb).items() if target in known), *PARSER_FLAGS]
-            raise UsageError(
-                f"unknown flag {word} for {verb}{did_you_mean(name, names)}", hint=f"finerank {verb} --help"
-            )
+            near = did_you_mean(name, _names(known, verb))
+            raise UsageError(f"unknown flag {word} for {verb}{near}", hint=f"finerank {verb} --help")
         extras[name] = _take(words, inline)
         return
     item = known[canonical]

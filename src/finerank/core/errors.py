@@ -68,6 +68,16 @@ class DataError(UserError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``'; did you mean "x"?'`` for the nearest known word, or an empty string."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    """Return ``'; did you mean "x"?'`` for the nearest known word, or an empty string.
+
+    A word that is near to no whole name may be near to a part of one.
+
+    >>> did_you_mean("modle", ["model_name_or_path", "margin"])
+    '; did you mean "model_name_or_path"?'
+    """
+    names = list(known)
+    near = get_close_matches(word, names, n=1, cutoff=0.6)
+    if not near:
+        parts = {part: name for name in reversed(names) for part in name.replace("_", " ").split() if len(part) > 2}
+        near = [parts[part] for part in get_close_matches(word, parts, n=1, cutoff=0.7)]
     return f'; did you mean "{near[0]}"?' if near else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import MISSING
+from inspect import get_annotations
 
 from finerank.core.options import Option, declared, help_names
 
@@ -13,7 +14,7 @@ INDENT = 8
 
 def verb_help(cls: type, verb: str, summary: str) -> str:
     """Return the help page of one verb."""
-    items = declared(cls).values()
+    items = _in_reading_order(cls)
     positional = next((item for item in items if item.metadata.get("positional")), None)
     words = f" {positional.name.upper()}{' …' if positional.is_list else ''}" if positional else ""
     lines = [f"usage: finerank {verb}{words} [options]", "", summary, ""]
@@ -22,6 +23,13 @@ def verb_help(cls: type, verb: str, summary: str) -> str:
     lines += ["  --config FILE.yaml", _wrap("the same names as keys; the command line wins over it.")]
     lines += ["  --dump_config", _wrap("print the effective options as YAML and stop.")]
     return "\n".join(lines) + "\n"
+
+
+def _in_reading_order(cls: type) -> list[Option]:
+    """Return the options with the verb's own first and those of every verb last; a class's own order stays."""
+    known = declared(cls)
+    names = dict.fromkeys(name for layer in cls.__mro__ for name in get_annotations(layer) if name in known)
+    return [known[name] for name in names]
 
 
 def _entry(item: Option, verb: str) -> list[str]:

@@ -13,7 +13,7 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from finerank.core.aliases import aliases_for
+from finerank.core.aliases import SHORT_FLAGS, aliases_for
 from finerank.core.errors import UsageError, did_you_mean
 
 TRUE_WORDS = frozenset({"true", "yes", "y", "on", "1"})
@@ -238,5 +238,5 @@ def is_ignored(item: Option) -> bool:
 def help_names(item: Option, verb: str) -> Iterable[str]:
     """Return the flag and its foreign spellings, for the help."""
     yield item.flag
-    yield from (f"--{alias}" if len(alias) > 2 else f"-{alias}"
-                for alias, name in aliases_for(verb).items() if name == item.name)  # fmt: skip
+    foreign = (alias for alias, name in aliases_for(verb).items() if name == item.name)
+    yield from (f"-{alias}" if alias in SHORT_FLAGS else f"--{alias}" for alias in foreign)
