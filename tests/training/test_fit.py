@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 from tiny import TinyEncoder, TinyScorer, make_rows, train
 
 from finerank.batching.groups import GroupMaker
@@ -214,16 +215,19 @@ def test_asking_for_a_bad_checkpoint_is_an_error(tmp_path: Path) -> None:
 
 
 def test_best_weights_come_back(tmp_path: Path) -> None:
-    # A rate that grows too hot: the last weights are not the best ones.
-    result, model = train(tmp_path, evaluate=True, eval_steps=1, learning_rate=0.5, num_train_epochs=6, save_steps=100)
+    # Measured upside down, so that the best weights are early ones and not the last.
+    result, model = train(tmp_path / "run", evaluate=True, eval_steps=1, sign=-1.0, dropout=0.0, save_steps=100)
     margins = {entry["step"]: entry["eval_margin"] for entry in result.history if "eval_margin" in entry}
     best = max((step for step in margins if step), key=lambda step: margins[step])
     assert 0 in margins
-    assert result.best_step == best
+    assert result.best_step == best < result.steps
     assert result.best["margin"] == margins[best]
     assert result.base["margin"] == margins[0]
-    assert (tmp_path / f"checkpoint-{best}").is_dir()
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    stored = load_file(tmp_path / "run" / f"checkpoint-{best}" / "model.safetensors")
+    assert all(torch.equal(value, stored[name]) for name, value in model.module.state_dict().items())
+    _, last = train(tmp_path / "other", dropout=0.0)
+    assert not same(model, last)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines == result.history
 
 
