@@ -191,11 +191,6 @@ class BiEncoder:
         """Whether vectors are compared by cosine; models made for inner products say so (``similarity_fn_name``)."""
         return bool(self.model.similarity_fn_name != "dot")
 
-    @property
-    def gives_unit_vectors(self) -> bool:
-        """Whether the model's last step is a normalisation."""
-        return any(isinstance(module, Normalize) for module in self.model)
-
     def truncated(self, pairs: Sequence[Pair]) -> tuple[int, int]:
         """Return how many passages of the pairs are cut, and the length in tokens that cuts them."""
         passages = [self.prompts["passage"] + passage for _, passage in pairs]
