@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def sorted_batches(lengths: Sequence[int], budget: int, most: int | None = None) -> list[list[int]]:
+def sorted_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Cut items into batches of like length, the longest first.
 
     The longest come first so that running out of memory shows itself at once.
@@ -13,7 +13,6 @@ def sorted_batches(lengths: Sequence[int], budget: int, most: int | None = None)
     Args:
         lengths: tokens of each item.
         budget: most tokens a batch may hold, padding included; an item longer than it stands alone.
-        most: most items in a batch; None = no bound.
 
     Returns:
         Item positions per batch. Equal lengths keep their order, so the result is a pure function of ``lengths``.
@@ -24,16 +23,9 @@ def sorted_batches(lengths: Sequence[int], budget: int, most: int | None = None)
     batches: list[list[int]] = []
     for position in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
         longest = lengths[batches[-1][0]] if batches else 0
-        full = not batches or (len(batches[-1]) + 1) * longest > budget or len(batches[-1]) == most
+        full = not batches or (len(batches[-1]) + 1) * longest > budget
         if full:
             batches.append([position])
         else:
             batches[-1].append(position)
     return batches
-
-
-def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
-    """Return the share of computed tokens that is padding, in [0, 1)."""
-    computed = sum(max(lengths[item] for item in batch) * len(batch) for batch in batches if batch)
-    real = sum(lengths[item] for batch in batches for item in batch)
-    return 1 - real / computed if computed else 0.0

@@ -40,6 +40,12 @@ AttentionInterface.register(NAME, bmm_attention)
 AttentionMaskInterface.register(NAME, eager_mask)
 
 
+def prepare_for_training(model: Any, device: torch.device, dropout: float | None) -> None:
+    """Switch a sentence-transformers model to training attention and set its dropout."""
+    use_training_attention(model[0].model, device)
+    set_dropout(model, dropout)
+
+
 def use_training_attention(model: Any, device: torch.device) -> bool:
     """Switch ``model`` to the fast training attention where it helps (a CPU, no key/value sharing, no extras).
 

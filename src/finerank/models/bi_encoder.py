@@ -22,7 +22,14 @@ from finerank.core.errors import UsageError, UserError, did_you_mean
 from finerank.core.protocols import Pair, Progress, Side
 from finerank.core.records import Group
 from finerank.models import attention, engine
-from finerank.models.load import bounded_length, family_of, load_quietly, quiet, weights_digest
+from finerank.models.load import (
+    bounded_length,
+    facts,
+    family_of,
+    load_quietly,
+    save_model,
+    weights_digest,
+)
 
 SIDES: tuple[Side, Side] = ("query", "passage")
 PROMPT_KEYS = {"query": ("query",), "passage": ("document", "passage")}
@@ -144,23 +151,16 @@ class BiEncoder:
 
     def encode(self, texts: Sequence[str], side: Side, progress: Progress | None = None) -> NDArray[np.float32]:
         """Return vectors [N, D] in the order of ``texts``; each distinct text is computed once."""
-        unique, index = engine.distinct(texts)
-        was_training = self.module.training
-        self.module.eval()
-        vectors = engine.run(
-            unique,
+        return engine.run(
+            self.module,
+            texts,
             lambda part: self.tokens(part, side),
             self.module.embed,
+            tokenizer=self.tokenizer,
             device=self.device,
-            pad_id=self.tokenizer.pad_id,
-            pad_left=self.tokenizer.pad_left,
             width=self.dimension,
             progress=progress,
         )
-        self.module.train(was_training)
-        if progress is not None and len(unique) < len(texts):
-            progress(len(texts) - len(unique))
-        return vectors if len(unique) == len(texts) else vectors[index]
 
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
         """Return query vectors [N, D]."""
@@ -199,9 +199,8 @@ class BiEncoder:
         return sum(length > limit for length in lengths), limit
 
     def prepare_for_training(self, dropout: float | None) -> None:
-        """Switch to training attention and set dropout (``attention.set_dropout``)."""
-        attention.use_training_attention(self.model[0].model, self.device)
-        attention.set_dropout(self.model, dropout)
+        """Switch to training attention and set dropout (``attention.prepare_for_training``)."""
+        attention.prepare_for_training(self.model, self.device, dropout)
 
     def save(self, folder: Path) -> None:
         """Write a folder that sentence-transformers loads unchanged, prompts and lengths included."""
@@ -209,22 +208,12 @@ class BiEncoder:
         self.model.max_seq_length = max(self.max_lens.values())
         transformer = self.model[0]
         transformer.query_length, transformer.document_length = self.max_lens["query"], self.max_lens["passage"]
-        backend = self.model.tokenizer.backend_tokenizer
-        backend.no_padding()
-        backend.no_truncation()
-        with quiet():
-            self.model.save_pretrained(str(folder), create_model_card=False)
+        save_model(self.model, folder)
 
     def describe(self) -> dict[str, object]:
         """Return the facts of a start banner."""
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        return {
-            "model": self.name,
-            "parameters": f"{parameters / 1e6:,.1f} M",
-            "device": str(self.device),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "lengths": f"query {self.max_lens['query']}, passage {self.max_lens['passage']} tokens",
-        }
+        lengths = f"query {self.max_lens['query']}, passage {self.max_lens['passage']} tokens"
+        return facts(self.name, self.model, self.device, self.dtype) | {"lengths": lengths}
 
     def _unpooled_tokens(self, side: Side) -> int:
         """Count the leading tokens that a pooling without the prompt leaves out: the first one and the prompt."""

@@ -24,7 +24,15 @@ from finerank.core.protocols import Pair, Progress
 from finerank.core.records import Group
 from finerank.core.seeding import DEFAULT_SEED, stream_seed
 from finerank.models import attention, engine
-from finerank.models.load import SCORING_HEADS, bounded_length, load_quietly, quiet, read_json, weights_digest
+from finerank.models.load import (
+    SCORING_HEADS,
+    bounded_length,
+    facts,
+    load_quietly,
+    read_json,
+    save_model,
+    weights_digest,
+)
 
 DEFAULT_MAX_LEN = 512
 LENGTHS_FILE = "finerank.json"
@@ -122,22 +130,15 @@ class CrossEncoder:
 
     def score(self, pairs: Sequence[Pair], progress: Progress | None = None) -> NDArray[np.float32]:
         """Return logits [N] in the order of ``pairs``; each distinct pair is computed once."""
-        unique, index = engine.distinct([(query, passage) for query, passage in pairs])
-        was_training = self.module.training
-        self.module.eval()
-        scores = engine.run(
-            unique,
+        return engine.run(
+            self.module,
+            [(query, passage) for query, passage in pairs],
             self.tokens,
             self.module.logits,
+            tokenizer=self.tokenizer,
             device=self.device,
-            pad_id=self.tokenizer.pad_id,
-            pad_left=self.tokenizer.pad_left,
             progress=progress,
         )
-        self.module.train(was_training)
-        if progress is not None and len(unique) < len(pairs):
-            progress(len(pairs) - len(unique))
-        return scores if len(unique) == len(pairs) else scores[index]
 
     def rank(self, query: str, passages: Sequence[str], top_k: int | None = None) -> list[tuple[int, float]]:
         """Return (position, sigmoid of the score) of the passages, best first; equal scores keep their order."""
@@ -163,18 +164,13 @@ class CrossEncoder:
         return cut, self.max_len
 
     def prepare_for_training(self, dropout: float | None) -> None:
-        """Switch to training attention and set dropout (``attention.set_dropout``)."""
-        attention.use_training_attention(self.model[0].model, self.device)
-        attention.set_dropout(self.model, dropout)
+        """Switch to training attention and set dropout (``attention.prepare_for_training``)."""
+        attention.prepare_for_training(self.model, self.device, dropout)
 
     def save(self, folder: Path) -> None:
         """Write a folder that sentence-transformers and AutoModelForSequenceClassification load unchanged."""
         self.model.tokenizer.model_max_length = self.max_len
-        backend = self.model.tokenizer.backend_tokenizer
-        backend.no_padding()
-        backend.no_truncation()
-        with quiet():
-            self.model.save_pretrained(str(folder), create_model_card=False)
+        save_model(self.model, folder)
         lengths = {
             "max_len": self.max_len,
             "query_max_len": self.query_max_len,
@@ -184,16 +180,10 @@ class CrossEncoder:
 
     def describe(self) -> dict[str, object]:
         """Return the facts of a start banner."""
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
         sides = [f"query {self.query_max_len}" if self.query_max_len else "",
                  f"passage {self.passage_max_len}" if self.passage_max_len else ""]  # fmt: skip
-        return {
-            "model": self.name,
-            "parameters": f"{parameters / 1e6:,.1f} M",
-            "device": str(self.device),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "lengths": ", ".join(filter(None, [f"pair {self.max_len}", *sides])) + " tokens",
-        }
+        lengths = ", ".join(filter(None, [f"pair {self.max_len}", *sides])) + " tokens"
+        return facts(self.name, self.model, self.device, self.dtype) | {"lengths": lengths}
 
 
 def _headless(name: str, cache_dir: str | None) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from finerank.batching.collate import pad
 from finerank.batching.packing import sorted_batches
-from finerank.batching.prompts import Tokens
+from finerank.batching.prompts import Tokenizer, Tokens
 from finerank.core.protocols import Progress
 
 Item = TypeVar("Item")
@@ -29,32 +29,45 @@ CUDA_TOKENS = 65536
 
 
 def run(
+    module: torch.nn.Module,
     items: Sequence[Item],
     tokenise: Tokenise[Item],
     forward: Forward,
     *,
+    tokenizer: Tokenizer,
     device: torch.device,
-    pad_id: int,
-    pad_left: bool = False,
     width: int | None = None,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
-    """Compute ``forward`` over all items; returns float32 [N] or, with ``width``, [N, width].
+    """Compute ``forward`` over all items, each distinct one once; returns float32 [N] or, with ``width``, [N, width].
 
     Args:
+        module: what ``forward`` runs; put in evaluation mode meanwhile.
         tokenise: items -> tokens; called in a thread, one window ahead.
         forward: a padded batch on ``device`` -> [n] or [n, width].
+        tokenizer: says how to pad.
     """
-    results = np.empty((len(items),) if width is None else (len(items), width), dtype=np.float32)
-    with torch.inference_mode():
-        for start, tokens in _tokenised_ahead(items, tokenise):
-            for batch in sorted_batches([len(item.ids) for item in tokens], token_budget(device)):
-                chosen = [tokens[position] for position in batch]
-                output = _with_back_off(chosen, forward, device, pad_id, pad_left)
-                results[[start + position for position in batch]] = output.float().cpu().numpy()
-                if progress is not None:
-                    progress(len(batch))
-    return results
+    unique, index = distinct(items)
+    results = np.empty((len(unique),) if width is None else (len(unique), width), dtype=np.float32)
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            for start, tokens in _tokenised_ahead(unique, tokenise):
+                for batch in sorted_batches([len(item.ids) for item in tokens], token_budget(device)):
+                    chosen = [tokens[position] for position in batch]
+                    output = _with_back_off(chosen, forward, device, tokenizer)
+                    results[[start + position for position in batch]] = output.float().cpu().numpy()
+                    if progress is not None:
+                        progress(len(batch))
+    finally:
+        module.train(was_training)
+    if len(unique) == len(items):
+        return results
+    if progress is not None:
+        progress(len(items) - len(unique))
+    repeated: NDArray[np.float32] = results[index]
+    return repeated
 
 
 def token_budget(device: torch.device) -> int:
@@ -73,24 +86,22 @@ def _tokenised_ahead(items: Sequence[Item], tokenise: Tokenise[Item]) -> Iterato
             yield start, current.result()
 
 
-def _with_back_off(
-    tokens: list[Tokens], forward: Forward, device: torch.device, pad_id: int, pad_left: bool
-) -> torch.Tensor:
+def _with_back_off(tokens: list[Tokens], forward: Forward, device: torch.device, tokenizer: Tokenizer) -> torch.Tensor:
     """Run one batch; on a real out-of-memory only, run its halves."""
     try:
-        return forward(batch_on(tokens, device, pad_id, pad_left))
+        return forward(batch_on(tokens, device, tokenizer))
     except torch.OutOfMemoryError:
         if len(tokens) == 1:
             raise
     torch.cuda.empty_cache()
     middle = len(tokens) // 2
     halves = (tokens[:middle], tokens[middle:])
-    return torch.cat([_with_back_off(half, forward, device, pad_id, pad_left) for half in halves])
+    return torch.cat([_with_back_off(half, forward, device, tokenizer) for half in halves])
 
 
-def batch_on(tokens: list[Tokens], device: torch.device, pad_id: int, pad_left: bool) -> dict[str, Any]:
+def batch_on(tokens: list[Tokens], device: torch.device, tokenizer: Tokenizer) -> dict[str, Any]:
     """Pad a batch and move it to ``device`` (widths in multiples of 8 where tensor cores like them)."""
-    batch = pad(tokens, pad_id, left=pad_left, multiple=8 if device.type == "cuda" else 1)
+    batch = pad(tokens, tokenizer.pad_id, left=tokenizer.pad_left, multiple=8 if device.type == "cuda" else 1)
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 

@@ -237,6 +237,26 @@ def bounded_length(asked: int | None, own: int | None, config: Any, flag: str) -
     return min(wanted, limit)
 
 
+def save_model(model: Any, folder: Path) -> None:
+    """Write a sentence-transformers model; the tokenizer goes without a baked-in truncation or padding."""
+    backend = model.tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    with quiet():
+        model.save_pretrained(str(folder), create_model_card=False)
+
+
+def facts(name: str, module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, object]:
+    """Return what a start banner says of any model."""
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return {
+        "model": name,
+        "parameters": f"{parameters / 1e6:,.1f} M",
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
 def weights_digest(module: torch.nn.Module, config: Any, *parts: str) -> str:
     """Return a digest of a module's weights (names, dtypes, bytes), its configuration and ``parts``."""
     digest = blake2b(digest_size=16)

@@ -100,9 +100,7 @@ def run(options: RerankOptions) -> Outcome:
         options.output_file,
         command="rerank",
         options=semantic(options),
-        inputs=[options.input_file]
-        if options.input_file is not None
-        else [word for word in options.passages if _is_file(word)],
+        inputs=_input_files(options),
         models={options.model_name_or_path: _fingerprint(model, is_reranker), "fusion": repr(fusion)},
         overwrite=options.overwrite,
     ) as output:
