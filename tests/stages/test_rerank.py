@@ -173,3 +173,12 @@ def test_mistakes_are_one_sentence(
 ) -> None:
     assert main(["rerank", *more]) == code
     assert message in capsys.readouterr().err
+
+
+def test_a_text_file_of_passages_is_cut_at_line_feeds_only(
+    tiny_reranker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "passages.txt"
+    file.write_bytes("one text\u2028in two parts\r\n\nthe other\n".encode())
+    (result,) = rerank(["--model_dir", tiny_reranker, "--query", QUERY, "--passages", str(file)], capsys)
+    assert len(result["scores"]) == 2

@@ -134,7 +134,8 @@ def _shell_passages(words: Sequence[str]) -> list[str]:
             passages += read_pool(path)
         else:
             try:
-                lines = path.read_text(encoding="utf-8").splitlines()
+                # Not splitlines: U+2028 and its like stand inside texts.
+                lines = path.read_text(encoding="utf-8").split("\n")
             except UnicodeDecodeError:
                 raise UserError("passages must be UTF-8 text, one per line, or JSONL", where=str(path)) from None
             passages += [line for line in lines if line.strip()]
