@@ -18,6 +18,7 @@ from finerank.data import console
 from finerank.data.atomic import land, sync, write_atomic, writing
 from finerank.data.claims import Claim, remove
 from finerank.data.manifest import digest_file, parts_of, write_json
+from finerank.data.shards import Shards
 
 __all__ = ["Folder", "Output", "write_atomic"]
 
@@ -63,32 +64,39 @@ class Output(Claim):
     def __enter__(self) -> Output:
         return self
 
+    @property
+    def shards(self) -> Shards:
+        """The pieces of the work; ``shard`` makes those that hold lines of the output."""
+        return Shards(self.work, self.name)
+
     def shard(self, index: int, produce: Callable[[], Produced]) -> dict[str, Any]:
-        """Make shard ``index`` unless it has landed whole before; return its counts."""
+        """Make shard ``index`` of the output's lines unless it has landed whole before; return its counts."""
         self._seen.add(index)
-        landed = _read_shard(self._shard_path(index))
+        landed = self.shards.counts(index)
         if landed is not None:
-            return landed[0]
+            return landed
         lines, counts = produce()
         if any(b"\n" in line for line in lines):
             raise ValueError("a shard's lines must not contain a newline")
-        body = b"".join(line + b"\n" for line in lines)
-        tail = json.dumps(counts, sort_keys=True).encode() + b"\n" + body
-        head = hashlib.sha256(tail).hexdigest().encode() + b"\n"
-        with writing(self.name):
-            target = self._shard_path(index)
-            land(target.with_name(f".{target.name}.tmp"), target, [head, tail])
-        return dict(json.loads(json.dumps(counts)))
+        return self.shards.land(index, b"".join(line + b"\n" for line in lines), counts)
 
-    def finish(self, counts: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Join the shards in order into the output and write its manifest; return the manifest.
+    def finish(
+        self,
+        counts: Mapping[str, Any],
+        extra: Mapping[str, Any] | None = None,
+        chunks: Iterable[bytes] | None = None,
+    ) -> dict[str, Any]:
+        """Write the output and its manifest; return the manifest.
 
         Args:
             extra: further facts for the manifest.
+            chunks: the output's bytes, where they are not the shards' lines joined in order.
         """
-        if self._seen != set(range(len(self._seen))):
-            raise ValueError(f"shards must be numbered 0, 1, …, got {sorted(self._seen)}")
-        return self._land(self._bodies(), counts, extra or {})
+        if chunks is None:
+            if self._seen != set(range(len(self._seen))):
+                raise ValueError(f"shards must be numbered 0, 1, …, got {sorted(self._seen)}")
+            chunks = map(self.shards.body, range(len(self._seen)))
+        return self._land(chunks, counts, extra or {})
 
     def write_whole(
         self, data: bytes, counts: Mapping[str, Any], extra: Mapping[str, Any] | None = None
@@ -117,21 +125,9 @@ class Output(Claim):
             sync(self.path.parent)
         return self.complete({"sha256": total.hexdigest(), "bytes": size}, counts, extra)
 
-    def _bodies(self) -> Iterator[bytes]:
-        for index in range(len(self._seen)):
-            landed = _read_shard(self._shard_path(index))
-            if landed is None:
-                raise UserError(
-                    f"shard {index} was damaged while the run went on", where=self.name, hint="run it again"
-                )
-            yield landed[1]
-
     @property
     def _seen(self) -> set[int]:
         return self.__dict__.setdefault("_indices", set())  # type: ignore[no-any-return]
-
-    def _shard_path(self, index: int) -> Path:
-        return self.work / f"{index:06}.shard"
 
     def exists(self) -> bool:
         return self.path.exists() or self.path.is_symlink()
@@ -153,7 +149,7 @@ class Output(Claim):
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def has_work(self) -> bool:
-        return any(self.work.glob("*.shard")) or (self.work / LANDING).exists()
+        return self.shards.any() or (self.work / LANDING).exists()
 
 
 class Folder(Claim):
@@ -180,6 +176,11 @@ class Folder(Claim):
 
     def __enter__(self) -> Folder:
         return self
+
+    @property
+    def shards(self) -> Shards:
+        """Where pieces of the work land until ``finish``; they are no part of the folder."""
+        return Shards(self.work, self.name)
 
     def finish(self, counts: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Digest the folder's files (checkpoints left out) and write the manifest; return it."""
@@ -219,7 +220,7 @@ class Folder(Claim):
         write_atomic(self.work / READY, b"")
 
     def has_work(self) -> bool:
-        return (self.work / READY).exists() and self.exists()
+        return self.shards.any() or ((self.work / READY).exists() and self.exists())
 
     def clear(self, *, finished: bool) -> None:
         """Empty the work folder; what stood here before comes back if nothing new was made."""
@@ -234,19 +235,6 @@ class Folder(Claim):
         for entry in self.work.iterdir():
             if entry.name != "lock" and (finished or entry.name != OLD):
                 remove(entry)
-
-
-def _read_shard(path: Path) -> tuple[dict[str, Any], bytes] | None:
-    """Return a shard's counts and body, or None if it is missing, torn or edited."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    head, _, tail = content.partition(b"\n")
-    if hashlib.sha256(tail).hexdigest().encode() != head:
-        return None
-    counts, _, body = tail.partition(b"\n")
-    return dict(json.loads(counts)), body
 
 
 def _listing(folder: Path) -> list[str]:
