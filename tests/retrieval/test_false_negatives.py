@@ -133,7 +133,7 @@ ROW = some.tuples(some.integers(0, 3), some.integers(0, 6), some.integers(0, 12)
 )  # fmt: skip
 def test_blocks_and_rounds_change_nothing(rows: list[tuple[int, int, int]], seed: int, relabel: bool, cut: int) -> None:
     rng = random.Random(seed)
-    scores = {(f"q{query}", str(text)): rng.uniform(-2, 4) for query in range(4) for text in range(20)}
+    scores = {(f"q{query}", str(text)): rng.randrange(-32, 64) / 16 for query in range(4) for text in range(20)}
     bounds = Bounds(max_score=2.5, margin=0.3, relabel_from=3 if relabel else None)
     requests = [
         Request(f"q{query}", (str(12 + query),), [str(text) for text in rng.sample(range(12), count)], wanted)
