@@ -83,8 +83,7 @@ def content(folder: Path) -> dict[str, bytes]:
     """Return what a finished run leaves, without what tells the time of day."""
     kept = (file for file in sorted(folder.rglob("out*")) if file.is_file())
     inside = (file for file in sorted((folder / "out").rglob("*")) if file.is_file() and file.name != ".split_log")
-    found = {file.name: file.read_bytes() for file in (*kept, *inside) if not file.name.endswith(".manifest.json")}
-    return found
+    return {file.name: file.read_bytes() for file in (*kept, *inside) if not file.name.endswith(".manifest.json")}
 
 
 def notes(journal: Path, word: str) -> list[str]:
