@@ -75,11 +75,18 @@ def test_named_subsets(tmp_path: Path, suffix: str) -> None:
         read_rows([tmp_path], sub_data_name="tax")
 
 
-def test_a_hub_name_says_that_the_hub_is_not_read_yet(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="hub are not read yet"):
-        read_rows(["someone/some-set"])
-    with pytest.raises(UserError, match="hub are not read yet"):
-        read_rows(["someone/some-set"], sub_data_name="x")
+def test_what_is_neither_here_nor_on_the_hub_is_said_in_one_sentence(tmp_path: Path) -> None:
+    for keywords in ({}, {"sub_data_name": "x"}):
+        with pytest.raises(UserError, match="someone/some-set here, then for a data set of that name") as caught:
+            read_rows(["someone/some-set"], **keywords)
+        assert "\n" not in caught.value.message
+        assert caught.value.hint is not None
+        assert "--sub_data_name" in caught.value.hint
+    with pytest.raises(UserError, match="no such file or folder") as caught:
+        read_rows(["nothing"])
+    assert "named owner/name" in str(caught.value)
+    with pytest.raises(UserError, match="needs a folder laid out"):
+        read_rows([tmp_path / "gone"], sub_data_name="x")
     with pytest.raises(UserError, match="folder .*gone does not exist"):
         read_rows([tmp_path / "gone" / "rows.jsonl"])
 

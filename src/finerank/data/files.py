@@ -1,4 +1,4 @@
-"""Where a row file comes from: paths to files, files to byte streams, whatever the suffix says."""
+"""A file to records: byte streams, parquet batches, whatever the suffix says."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import gzip
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from finerank.core.errors import Problem, UserError
-from finerank.data import console
+from finerank.core.records import KEY_ALIASES
 from finerank.data.lines import Record, read_json, read_lines
 
 COMPRESSED = (".gz", ".zst")
 ROW_SUFFIXES = (".jsonl", ".json", ".parquet")
 BATCH_ROWS = 1024
+KEPT = frozenset(key for name in ("query", "pos") for key in KEY_ALIASES[name])
 
 
 def iter_records(path: str | Path, *, loose: bool = False) -> Iterator[Record]:
@@ -35,7 +36,7 @@ def iter_records(path: str | Path, *, loose: bool = False) -> Iterator[Record]:
         return
     reader = read_json if inner == ".json" or loose else read_lines
     try:
-        with _open(path) as stream:
+        with open_bytes(path) as stream:
             yield from reader(stream, name)
     except (OSError, EOFError, zlib.error) as error:
         yield name, Problem(name, "unreadable", f"cannot be read to its end: {_reason(error)}")
@@ -45,23 +46,12 @@ def iter_records(path: str | Path, *, loose: bool = False) -> Iterator[Record]:
         yield name, Problem(name, "unreadable", f"cannot be read to its end: {_reason(error)}")
 
 
-def expand(
-    paths: Sequence[str | Path], *, sub_data_name: Sequence[str] | str | None = None, split: str = "train"
-) -> list[Path]:
-    """Return the row files behind files and folders, folders sorted by name; what is skipped is said."""
-    names = [sub_data_name] if isinstance(sub_data_name, str) else list(sub_data_name or [])
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if names:
-            files += [_sub_file(path, name, split) for name in names]
-        elif _mode(path, stat.S_ISDIR):
-            files += _folder(path)
-        else:
-            check_file(path)
-            files.append(path)
-    if not files:
-        raise UserError("no row file was given", hint="name a .jsonl, .json or .parquet file, or a folder of them")
-    return files
+def with_values(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop keys without a value: a table has every column in every row, a line of JSON only what it says.
+
+    A query or a positive that is null stays, to be complained of.
+    """
+    return {key: value for key, value in line.items() if value is not None or key in KEPT}
 
 
 def check_file(path: str | Path) -> None:
@@ -91,56 +81,16 @@ def kind_of(path: str | Path) -> str:
 def _not_there(path: str | Path, error: OSError) -> UserError:
     if not isinstance(error, FileNotFoundError):
         return UserError(f"cannot be opened: {_reason(error)}", where=str(path))
-    if str(path).count("/") <= 1 and not kind_of(path):
-        hint = "data sets of the Hugging Face hub are not read yet: save one as .jsonl or .parquet and name that file"
-        return UserError("no such file or folder", where=str(path), hint=hint)
     folder = Path(path).parent
     hint = f"ls {folder}" if folder.is_dir() else f"the folder {folder} does not exist either"
+    if not kind_of(path):
+        hint += "; a data set of the Hugging Face hub is named owner/name"
+        return UserError("no such file or folder", where=str(path), hint=hint)
     return UserError("no such file", where=str(path), hint=hint)
 
 
-def _mode(path: Path, test: Any) -> bool:
-    try:
-        return bool(test(os.stat(path).st_mode))
-    except (OSError, ValueError):
-        return False
-
-
-def _is_row_file(path: Path) -> bool:
-    return kind_of(path) in ROW_SUFFIXES and not path.name.endswith(".manifest.json") and path.is_file()
-
-
-def _folder(folder: Path) -> list[Path]:
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in entries if _is_row_file(entry)]
-    skipped = [entry.name for entry in entries if entry not in set(files)]
-    if not files:
-        raise UserError("the folder holds no .jsonl, .json or .parquet file", where=str(folder))
-    if skipped:
-        more = f" and {len(skipped) - 10:,} more" if len(skipped) > 10 else ""
-        console.say(f"{folder}: skipped {', '.join(skipped[:10])}{more} (no row files)")
-    return files
-
-
-def _sub_file(path: Path, name: str, split: str) -> Path:
-    if not path.is_dir():
-        raise UserError(
-            f'--sub_data_name "{name}" needs a folder laid out {path}/{name}/{split}.jsonl',
-            where=str(path),
-            hint="data sets of the Hugging Face hub are not read yet; save this one in that layout",
-        )
-    suffixes = [kind + packed for kind in ROW_SUFFIXES for packed in ("", *COMPRESSED)]
-    for suffix in suffixes:
-        if (path / name / f"{split}{suffix}").is_file():
-            return path / name / f"{split}{suffix}"
-    inside = sorted(entry.name for entry in ((path / name) if (path / name).is_dir() else path).iterdir())
-    raise UserError(
-        f"expected {name}/{split}.jsonl, found {', '.join(inside[:10]) or 'an empty folder'}",
-        where=str(path / name) if (path / name).is_dir() else str(path),
-    )
-
-
-def _open(path: str | Path) -> BinaryIO:
+def open_bytes(path: str | Path) -> BinaryIO:
+    """Open a file for reading, unpacked as its suffix says."""
     suffix = Path(path).suffix.lower()
     if suffix == ".gz":
         return cast(BinaryIO, gzip.open(path, "rb"))
@@ -173,7 +123,7 @@ def _parquet(path: str | Path) -> Iterator[Record]:
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
                 for line in batch.to_pylist():
                     number += 1
-                    yield f"{name}:{number}", line
+                    yield f"{name}:{number}", with_values(line)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         where = f"{name}:{number}" if number else name
         yield where, Problem(where, "bad-parquet", f"cannot be read as parquet: {_reason(error)}")

@@ -53,7 +53,7 @@ def read_judged(folder: str | Path, split: str = "test") -> Judged:
         raise UserError(
             "expected a folder with corpus.jsonl, queries.jsonl and qrels/, found no corpus.jsonl", where=str(root)
         )
-    queries_file, qrels = _queries_and_qrels(root, split)
+    queries_file, qrels = where_judged(root, split)
     corpus = _texts(root / "corpus.jsonl", blank=True)
     queries = {name: text for name, text in _texts(queries_file, blank=False).items() if name in qrels}
     _say_what_is_lost(root, split, corpus, queries, qrels)
@@ -63,7 +63,13 @@ def read_judged(folder: str | Path, split: str = "test") -> Judged:
     return Judged(list(corpus), list(corpus.values()), list(queries), list(queries.values()), kept, root.resolve().name)
 
 
-def _queries_and_qrels(root: Path, split: str) -> tuple[Path, Qrels]:
+def where_judged(root: Path, split: str) -> tuple[Path, Qrels]:
+    """Return the file of the queries and the grades of one split.
+
+    Raises:
+        UserError: if a file is missing; the splits that are there are named.
+        DataError: for bad lines of the qrels.
+    """
     custom, tsv = root / f"{split}_qrels.jsonl", root / "qrels" / f"{split}.tsv"
     if tsv.is_file() and (root / "queries.jsonl").is_file():
         return root / "queries.jsonl", read_qrels(tsv)
@@ -102,7 +108,7 @@ def _texts(path: Path, *, blank: bool) -> dict[str, str]:
     texts: dict[str, str] = {}
     problems: list[Problem] = []
     for where, line in _good_lines(path, problems):
-        item = _entry(line, where, blank)
+        item = text_entry(line, where, blank)
         if isinstance(item, Problem):
             problems.append(item)
         elif texts.setdefault(*item) != item[1]:
@@ -122,7 +128,8 @@ def _good_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[str, dict
             return
 
 
-def _entry(line: Mapping[str, Any], where: str, blank: bool) -> tuple[str, str] | Problem:
+def text_entry(line: Mapping[str, Any], where: str, blank: bool) -> tuple[str, str] | Problem:
+    """Return id and text (title, a space, text) of a line of a corpus or of queries, or what is wrong with it."""
     name = line.get("_id", line.get("id"))
     if not _is_id(name):
         return Problem(where, "bad-id", f'"_id" must be a string, got {kind(name)}')

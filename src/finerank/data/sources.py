@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from finerank.core.errors import DataError, Problem
-from finerank.core.records import CANDIDATE_KEYS, Row, kind, parse_row
-from finerank.data.files import expand, iter_records
+from finerank.core.records import CANDIDATE_KEYS, Row, kind
+from finerank.data.files import iter_records
+from finerank.data.formats import GROUPED, POOL_KEYS, parse_record
+from finerank.data.grouping import Grouping
 from finerank.data.judged import Judged, is_judged, read_judged
+from finerank.data.judged_rows import JudgedRows
+from finerank.data.origins import find_origins, inputs_of, records_of
 
 __all__ = [
     "Judged",
+    "inputs_of",
     "is_judged",
     "iter_pool",
+    "iter_pool_records",
     "pool_of",
     "read_candidates",
     "read_judged",
@@ -26,6 +32,13 @@ __all__ = [
 MAX_PROBLEMS = 10_000
 """Problems collected before reading stops: a file of another kind altogether is not worth reading to its end."""
 ROW_HINT = "finerank check lists every bad line"
+HINTS = {
+    "a-pool": 'a pool is what --candidate_pool takes; rows are {"query": …, "pos": […], "neg": […]}',
+    "candidates": "finerank rerank scores them",
+    "ids-without-texts": "finerank convert … --corpus FILE puts the texts in their places",
+    "json-array": "give the file the suffix .json",
+}
+ID_KEYS = ("_id", "id", "docid")
 
 
 def read_rows(
@@ -35,10 +48,11 @@ def read_rows(
     split: str = "train",
     limit: int | None = None,
 ) -> list[Row]:
-    """Read all rows of files and folders, in order.
+    """Read all rows of files, folders, judged folders and data sets of the hub, in order.
 
     Args:
-        sub_data_name: read ``<folder>/<sub_data_name>/<split>.jsonl`` of each path.
+        sub_data_name: read these subsets of each path; ``origins.find_origins`` says how.
+        split: of subsets, judged folders and data sets.
         limit: stop after this many rows.
 
     Raises:
@@ -55,8 +69,15 @@ def read_rows(
         if (limit is not None and len(rows) >= limit) or len(problems) >= MAX_PROBLEMS:
             break
     if problems:
-        raise DataError(problems, hint=ROW_HINT if len(problems) > 1 else None)
+        raise DataError(problems, hint=row_hint(problems))
     return rows
+
+
+def row_hint(problems: Sequence[Problem]) -> str | None:
+    """Return what to do about lines that are no rows."""
+    if problems[0].code in HINTS:
+        return HINTS[problems[0].code]
+    return ROW_HINT if len(problems) > 1 else None
 
 
 def scan_rows(
@@ -64,10 +85,43 @@ def scan_rows(
     *,
     sub_data_name: Sequence[str] | str | None = None,
     split: str = "train",
+    form: str = "auto",
+    min_grade: float = 1,
+    group: bool = False,
+    folder: Path | None = None,
 ) -> Iterator[Row | list[Problem]]:
-    """Yield each row, or the problems of a bad one; an empty file is a problem too."""
-    for path in expand(_listed(paths), sub_data_name=sub_data_name, split=split):
-        yield from _scan_file(path)
+    """Yield each row, or the problems of a bad one; an empty file is a problem too.
+
+    Records of other tools are told by their keys (``formats``). Labeled pairs hold one passage each, so they are
+    gathered by query and come last; so do pairs, triplets and n-tuples with ``group``.
+
+    Args:
+        form: the format of every record; "auto" goes by its keys.
+        min_grade: the least label or grade of a positive.
+        folder: where lines that are gathered may wait on disk.
+    """
+    gathered = GROUPED if group else {"labeled-pair"}
+    with Grouping(folder) as grouping:
+        for origin in find_origins(paths, sub_data_name=sub_data_name, split=split, min_grade=min_grade):
+            known = "rows" if isinstance(origin, JudgedRows) else form
+            empty = True
+            for where, value in records_of(origin):
+                empty = False
+                if isinstance(value, Problem):
+                    yield [value]
+                    continue
+                try:
+                    found, row = parse_record(value, where, known, min_grade=min_grade)
+                except DataError as error:
+                    yield error.problems
+                    continue
+                if found in gathered:
+                    grouping.add(row)
+                else:
+                    yield row
+            if empty:
+                yield [Problem(str(origin), "empty-file", "the file holds no row")]
+        yield from grouping.rows()
 
 
 def read_pool(path: str | Path) -> list[str]:
@@ -76,10 +130,15 @@ def read_pool(path: str | Path) -> list[str]:
 
 
 def iter_pool(path: str | Path) -> Iterator[str]:
-    """Yield the texts of a pool one by one.
+    """Yield the texts of a pool one by one; ``iter_pool_records`` says which formats."""
+    return (text for _, text in iter_pool_records(path))
 
-    Takes ``{"text"}``, BEIR's ``{"_id", "title", "text"}`` (title, a space, text) and
-    FlashRAG's ``{"id", "contents"}``.
+
+def iter_pool_records(path: str | Path) -> Iterator[tuple[str | None, str]]:
+    """Yield ``(id or None, text)`` of each passage of a pool: a file, a folder of files, or a judged folder's corpus.
+
+    Takes ``{"text"}``, BEIR's ``{"_id", "title", "text"}`` (title, a space, text), Tevatron's, with ``docid``, and
+    FlashRAG's ``{"id", "contents"}``; ``{"content"}``, as FlagEmbedding's examples have it.
 
     Raises:
         DataError: behind the last line, if any was bad or there was none.
@@ -87,9 +146,9 @@ def iter_pool(path: str | Path) -> Iterator[str]:
     file = Path(path) / "corpus.jsonl" if is_judged(path) else path
     problems: list[Problem] = []
     empty = True
-    for item in expand([file]):
-        for where, value in iter_records(item):
-            found = value if isinstance(value, Problem) else _pool_text(value, where)
+    for origin in find_origins([file]):
+        for where, value in records_of(origin):
+            found = value if isinstance(value, Problem) else _pool_entry(value, where)
             if isinstance(found, Problem):
                 problems.append(found)
             else:
@@ -125,32 +184,13 @@ def read_candidates(path: str | Path) -> list[tuple[str, list[str]]]:
     return found
 
 
-def _listed(paths: Sequence[str | Path] | str | Path) -> Sequence[str | Path]:
-    return [paths] if isinstance(paths, (str, Path)) else paths
-
-
-def _scan_file(path: Path) -> Iterator[Row | list[Problem]]:
-    empty = True
-    for where, value in iter_records(path):
-        empty = False
-        if isinstance(value, Problem):
-            yield [value]
-            continue
-        try:
-            yield parse_row(value, where)
-        except DataError as error:
-            yield error.problems
-    if empty:
-        yield [Problem(str(path), "empty-file", "the file holds no row")]
-
-
 def _raise_if(problems: list[Problem]) -> None:
     if problems:
         raise DataError(problems)
 
 
-def _pool_text(value: Mapping[str, Any], where: str) -> str | Problem:
-    key = next((key for key in ("text", "contents") if key in value), None)
+def _pool_entry(value: Mapping[str, Any], where: str) -> tuple[str | None, str] | Problem:
+    key = next((key for key in POOL_KEYS if key in value), None)
     if key is None:
         return Problem(where, "missing-text", f'a pool line needs "text" or "contents", got {_keys(value)}')
     title = value.get("title") or ""
@@ -160,7 +200,8 @@ def _pool_text(value: Mapping[str, Any], where: str) -> str | Problem:
     text = f"{title} {value[key]}".strip() if key == "text" and title else value[key]
     if not text.strip():
         return Problem(where, "blank-text", f'"{key}" is blank')
-    return str(text)
+    ids = [value[each] for each in ID_KEYS if value.get(each) is not None]
+    return str(ids[0]) if ids else None, str(text)
 
 
 def _candidates(value: Mapping[str, Any], where: str) -> tuple[str, list[str]] | list[Problem]:
