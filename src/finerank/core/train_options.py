@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from finerank.core.model_options import ModelOptions
 from finerank.core.options import option
+from finerank.core.row_options import split_option, sub_data_name_option
 from finerank.core.seeding import DEFAULT_SEED
 
 DEFAULT_EVALUATIONS = 0.2
@@ -23,8 +24,8 @@ class TrainOptions(ModelOptions):
     per_device_train_batch_size: int
     dtype: str = option("auto", "of matrix products: auto, float32, bfloat16, float16; weights stay float32")
     train_data: list[str] = option(help="rows with query, pos and maybe neg: files or folders", metavar="ROWS")
-    sub_data_name: str | None = option(None, "subset: reads <train_data>/<sub_data_name>/<split>.jsonl", metavar="NAME")
-    split: str = option("train", "split of the subset")
+    sub_data_name: str | None = sub_data_name_option()
+    split: str = split_option()
     train_group_size: int = option(
         8, "passages per query in one step: 1 positive and the rest negatives; cost grows in step with it", ge=1
     )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from finerank import __version__
 from finerank.core.errors import UserError
@@ -21,6 +21,17 @@ WORK_SUFFIX = ".work"
 PLACES = frozenset({"output_file", "output_dir", "output"})
 """Options that say where the output goes, not what it holds."""
 PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy", "orjson")
+
+
+class Digested(Protocol):
+    """An input that is no file or folder here, such as a data set of a hub; ``str()`` names it."""
+
+    def digest(self) -> str:
+        """Return the hex sha256 of its content."""
+        ...
+
+
+Input = str | Path | Digested
 
 
 @dataclass(frozen=True)
@@ -53,12 +64,15 @@ class Parts:
 def parts_of(
     command: str,
     options: Mapping[str, Any],
-    inputs: Sequence[str | Path],
+    inputs: Sequence[Input],
     models: Mapping[str, str],
     output: str | Path,
 ) -> Parts:
     """Digest the inputs; take names of inputs and of the output out of the options, since contents stand for them."""
-    digests = {str(path): digest_path(path, without=Path(output)) for path in inputs}
+    digests = {
+        str(item): digest_path(item, without=Path(output)) if isinstance(item, (str, Path)) else item.digest()
+        for item in inputs
+    }
     plain = json.loads(json.dumps({name: value for name, value in options.items() if name not in PLACES}, default=str))
     return Parts(
         command, {name: _nameless(value, set(digests)) for name, value in plain.items()}, digests, dict(models)

@@ -17,7 +17,7 @@ from finerank.core.errors import UserError
 from finerank.data import console
 from finerank.data.atomic import land, sync, write_atomic, writing
 from finerank.data.claims import Claim, remove
-from finerank.data.manifest import digest_file, parts_of, write_json
+from finerank.data.manifest import Input, digest_file, parts_of, write_json
 from finerank.data.shards import Shards
 
 __all__ = ["Folder", "Output", "write_atomic"]
@@ -45,7 +45,7 @@ class Output(Claim):
         *,
         command: str,
         options: Mapping[str, Any],
-        inputs: Sequence[str | Path],
+        inputs: Sequence[Input],
         models: Mapping[str, str] | None = None,
         overwrite: bool = False,
     ) -> Output:
@@ -53,7 +53,7 @@ class Output(Claim):
 
         Args:
             options: the semantic ones (``core.options.semantic``).
-            inputs: files and folders whose contents decide the output.
+            inputs: files, folders and data sets whose contents decide the output.
             models: name -> fingerprint.
             overwrite: replace what another run has made; it stays whole until the new output is.
         """
@@ -165,7 +165,7 @@ class Folder(Claim):
         *,
         command: str,
         options: Mapping[str, Any],
-        inputs: Sequence[str | Path],
+        inputs: Sequence[Input],
         models: Mapping[str, str] | None = None,
         overwrite: bool = False,
     ) -> Folder:

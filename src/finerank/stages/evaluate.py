@@ -17,6 +17,7 @@ from finerank.core.fusion_weight import parse_weight
 from finerank.core.model_options import ModelOptions
 from finerank.core.options import ignored, option, semantic
 from finerank.core.outcomes import Outcome
+from finerank.core.row_options import split_option, sub_data_name_option
 from finerank.core.seeding import DEFAULT_SEED
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ class EvaluateOptions(ModelOptions):
     data: list[str] = option(
         help="a judged folder (corpus.jsonl, queries.jsonl, qrels/) or rows: files and folders", metavar="D"
     )
-    sub_data_name: str | None = option(None, "read <D>/<sub_data_name>/<split>.jsonl of each folder of rows")
-    split: str = option("test", "which qrels of a judged folder, or which split of rows")
+    sub_data_name: str | None = sub_data_name_option()
+    split: str = split_option("test")
     output_file: str | None = option(
         None, "JSON to write: figures, tests, values per query", metavar="OUT.json", semantic=False
     )
@@ -193,12 +194,14 @@ def _plan(options: EvaluateOptions, task: Task) -> list[Planned]:
 def _claim(options: EvaluateOptions, models: Sequence[Loaded], stack: ExitStack) -> Claims:
     """Claim the result, the page and the runs, all of them made by the same options, data and models."""
     from finerank.data.manifest import parts_of
+    from finerank.data.sources import inputs_of
     from finerank.evaluation.claims import Claims, claim
 
     first = options.output_file or options.report or options.run_dir
     if first is None:
         return Claims()
-    parts = parts_of("evaluate", semantic(options), options.data, _fingerprints(options, models), first)
+    inputs = inputs_of(options.data, sub_data_name=options.sub_data_name, split=options.split)
+    parts = parts_of("evaluate", semantic(options), inputs, _fingerprints(options, models), first)
     return claim(
         parts,
         result=options.output_file,

@@ -47,7 +47,7 @@ def run(options: TrainOptions, extras: Mapping[str, Sequence[str]] | None = None
         models["first_stage"] = _load_first_stage(options)
     settings = semantic(options) | {name: str(value) for name, value in typed.items()}
     with Folder.open(
-        options.output_dir, command=_verb(options), options=settings, inputs=[*options.train_data, *options.eval_data],
+        options.output_dir, command=_verb(options), options=settings, inputs=_inputs(options),
         models={name: _fingerprint(model) for name, model in models.items()}, overwrite=options.overwrite,
     ) as folder:  # fmt: skip
         if folder.done:
@@ -92,6 +92,13 @@ def _figure(name: str) -> str:
             f'unknown --metric_for_best_model "{name}"{did_you_mean(word, spellings)}', hint=", ".join(FIGURES)
         )
     return spellings[word]
+
+
+def _inputs(options: TrainOptions) -> list[Any]:
+    from finerank.data.sources import inputs_of
+
+    read = inputs_of(options.train_data, sub_data_name=options.sub_data_name, split=options.split)
+    return [*read, *inputs_of(options.eval_data)]
 
 
 def _read_rows(options: TrainOptions) -> list[Row]:
