@@ -13,9 +13,11 @@ import pytest
 from finerank.core.errors import UserError
 from finerank.core.protocols import Progress, Side
 from finerank.core.records import Row
+from finerank.retrieval import pool, vectors
 from finerank.retrieval.mining import Miner, Setup
 from finerank.retrieval.negatives import Rules
-from finerank.retrieval.pool import StoredTexts
+from finerank.retrieval.pool import StoredTexts, digests_of
+from finerank.retrieval.vectors import cached_encode
 from tests.retrieval.hash_encoder import HashEncoder
 from tests.retrieval.test_mining import POOL, ROWS, mine, silent
 
@@ -37,6 +39,27 @@ def test_reads_like_a_list_of_the_distinct_texts(in_memory: int) -> None:
     assert stored[np.int64(5)] == distinct[5]
     with pytest.raises(IndexError):
         stored[len(distinct)]
+
+
+@pytest.mark.parametrize("sorted_at_once", [1, 7, 64, 10**6])
+def test_repeated_texts_are_found_whatever_is_compared_at_once(sorted_at_once: int) -> None:
+    rng = random.Random(5)
+    texts = [str(rng.randrange(400)) for _ in range(900)]
+    distinct = list(dict.fromkeys(texts))
+    stored = StoredTexts(texts, in_memory=1, sorted_at_once=sorted_at_once)
+    assert list(stored) == distinct
+    assert stored[5:2] == []
+    assert stored[-3:] == distinct[-3:]
+    assert stored[1:20:4] == distinct[1:20:4]
+
+
+def test_digests_are_those_of_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "AT_ONCE", 7)
+    texts = [f"text {number % 31}" for number in range(50)]
+    stored = StoredTexts(texts)
+    assert np.array_equal(stored.digests(3, 30), digests_of(texts[:31], 3, 30))
+    assert np.array_equal(digests_of(stored, 0, 31), digests_of(texts, 0, 31))
+    assert digests_of(texts, 4, 5).tobytes() == hashlib.blake2b(b"text 4", digest_size=16).digest()
 
 
 def test_no_texts() -> None:
@@ -78,10 +101,28 @@ def long_texts() -> Iterator[str]:
 def test_memory_does_not_grow_with_the_texts_of_the_pool() -> None:
     rows = [Row(f"query {number}", (text,), ()) for number, text in zip(range(5), long_texts())]
     tracemalloc.start()
-    pool = StoredTexts(long_texts(), in_memory=1)
-    miner = Miner(rows, pool, Flat(), Setup(Rules(0, 20, 5), seed=0), silent)
+    stored = StoredTexts(long_texts(), in_memory=1)
+    miner = Miner(rows, stored, Flat(), Setup(Rules(0, 20, 5), seed=0), silent)
     mined = miner.mine(0, len(rows))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert all(len(row.mined) == 5 for row in mined)
     assert peak < 0.7 * SIZE * LENGTH  # one window of 4,096 texts is 0.41 of it
+
+
+def held_after(size: int) -> int:
+    """Return the peak of traced memory, in bytes, while short texts are stored and encoded."""
+    tracemalloc.start()
+    stored = StoredTexts((f"text {number}" for number in range(size)), in_memory=1, sorted_at_once=1000)
+    assert len(cached_encode(Flat(), stored, "passage", None, window=512)) == size
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_neither_storing_nor_encoding_holds_anything_per_passage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "IN_MEMORY_BYTES", 1)
+    monkeypatch.setattr(vectors, "SECTION", 1024)
+    monkeypatch.setattr(pool, "SCANNED_AT_ONCE", 1024)
+    held_after(2_000)  # imports
+    assert held_after(20_000) - held_after(8_000) < 12_000 * 4  # one byte says whether a text came before

@@ -11,7 +11,7 @@ import pytest
 from finerank.core.errors import UserError
 from finerank.core.protocols import Progress, Side
 from finerank.retrieval import vectors
-from finerank.retrieval.vectors import cache_folder, cached_encode, default_cache
+from finerank.retrieval.vectors import cache_folder, cached_encode, default_cache, release
 from tests.retrieval.hash_encoder import HashEncoder
 
 TEXTS = [f"text {number}" for number in range(25)]
@@ -131,6 +131,48 @@ def test_large_results_are_mapped_from_a_file_without_a_name(tmp_path: Path, mon
     assert isinstance(found, np.memmap)
     assert np.array_equal(found, np.stack([encoder.vector(text) for text in TEXTS + TEXTS[:3]]))
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".vec"] * 3
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_sections_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: bool) -> None:
+    one, other = HashEncoder(), HashEncoder()
+    cache = tmp_path if cached else None
+    whole = cached_encode(one, TEXTS, "passage", None, window=4)
+    monkeypatch.setattr(vectors, "SECTION", 9)
+    seen: list[int] = []
+    assert np.array_equal(cached_encode(other, TEXTS, "passage", cache, seen.append, window=4), whole)
+    assert one.calls == other.calls
+    assert sum(seen) == len(TEXTS)
+    again = cached_encode(other, [*TEXTS, *TEXTS[::-1]], "passage", cache, window=4)
+    assert np.array_equal(again, np.concatenate([whole, whole[::-1]]))
+    assert other.encoded == len(TEXTS) if cached else 2 * len(TEXTS)
+
+
+def resident_pages_of_files() -> int:
+    """Return the process's resident bytes that files back."""
+    lines = Path("/proc/self/status").read_text().split("\n")
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_release_gives_pages_back_and_keeps_their_contents(tmp_path: Path) -> None:
+    size = 32 * 2**20
+    mapped = np.memmap(tmp_path / "file", dtype=np.float32, mode="w+", shape=(size // 64, 16))
+    before = resident_pages_of_files()
+    mapped[:] = np.arange(16)
+    assert resident_pages_of_files() > before + size // 2
+    release(mapped[5:9])
+    assert resident_pages_of_files() < before + size // 8
+    assert (mapped == np.arange(16)).all()
+    release(np.zeros(3, dtype=np.float32))
+
+
+def test_release_keeps_changes_that_no_file_has(tmp_path: Path) -> None:
+    np.zeros(4096, dtype=np.float32).tofile(tmp_path / "file")
+    private = np.memmap(tmp_path / "file", dtype=np.float32, mode="c")
+    private[:] = 1
+    release(private[1:])
+    assert (private == 1).all()
 
 
 def test_a_cache_that_cannot_be_written_is_an_error_with_a_way_out(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ nominees can belong to its top k. Ties go to the lower pool position.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +16,21 @@ import numpy as np
 
 from finerank.core.errors import UserError
 from finerank.core.protocols import Encoder, Progress
-from finerank.retrieval.vectors import cached_encode
+from finerank.retrieval.vectors import cached_encode, release
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Vectors = NDArray[np.float32]
+    Nominees = tuple[NDArray[np.int64], NDArray[np.float32], float]
+    """Positions [Q, depth], each query's lowest score among them [Q], the largest norm of a passage."""
 
 QUERY_BLOCK = 64
 POOL_BLOCK = 32_768
 QUERIES_AT_ONCE = 1024
 SLACK = 32
+NOMINEES_AT_ONCE = 2**21
+GATHERED_AT_ONCE = 4096
 UNIT_ROUNDOFF = 2.0**-24
 SMALLEST_NORM = 1e-12
 
@@ -78,24 +82,54 @@ def top_k(
         cosine: score by cosine instead of inner product.
         query_block, pool_block: shape of one matrix product; they never change the result.
     """
+
+    def nominate(asked: Vectors, depth: int) -> Nominees:
+        return _nominate(asked, pool, depth, cosine, device, query_block, pool_block)
+
+    return settle(queries, pool, k, cosine, nominate)
+
+
+def settle(
+    queries: Vectors, pool: Vectors, k: int, cosine: bool, nominate: Callable[[Vectors, int], Nominees]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return ``top_k`` by means of a float32 search, deeper until no rounding error can matter.
+
+    Args:
+        nominate: queries [Q, D] and a depth -> their best passages by float32 products.
+    """
     k = min(k, len(pool))
     positions = np.empty((len(queries), k), dtype=np.int64)
     scores = np.empty((len(queries), k), dtype=np.float32)
-    open_queries = np.arange(len(queries))
+    left = np.arange(len(queries))
     depth = min(k + SLACK, len(pool))
-    while len(open_queries) and k:
-        asked = np.asarray(queries[open_queries], dtype=np.float32)
-        nominees, bound, largest = _nominate(asked, pool, depth, cosine, device, query_block, pool_block)
+    while len(left) and k:
         unsettled = []
-        for index, query, candidates, last in zip(open_queries, asked, nominees, bound):
-            exact = exact_scores(query, pool[candidates], cosine=cosine)
-            order = np.lexsort((candidates, -exact))[:k]
-            positions[index], scores[index] = candidates[order], exact[order]
-            if depth < len(pool) and last + _error(query, largest, cosine) >= exact[order[-1]]:
-                unsettled.append(index)
-        open_queries = np.array(unsettled, dtype=np.int64)
+        at_once = max(1, NOMINEES_AT_ONCE // depth)
+        for part in (left[start : start + at_once] for start in range(0, len(left), at_once)):
+            asked = np.asarray(queries[part], dtype=np.float32)
+            nominees, bound, largest = nominate(asked, depth)
+            for index, query, candidates, last in zip(part, asked, nominees, bound):
+                positions[index], scores[index] = best(query, pool, candidates, k, cosine)
+                if depth < len(pool) and last + _error(query, largest, cosine) >= scores[index, -1]:
+                    unsettled.append(index)
+        left = np.array(unsettled, dtype=np.int64)
         depth = min(depth * 4, len(pool))
     return positions, scores
+
+
+def best(
+    query: Vectors, pool: Vectors, candidates: NDArray[np.int64], k: int, cosine: bool
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the positions [k] and exact scores [k] of the k best of some candidates; ties to the lower position."""
+    exact = np.concatenate(
+        [
+            exact_scores(query, pool[candidates[start : start + GATHERED_AT_ONCE]], cosine=cosine)
+            for start in range(0, len(candidates), GATHERED_AT_ONCE)
+        ]
+    )
+    release(pool)
+    order = np.lexsort((candidates, -exact))[:k]
+    return candidates[order], exact[order]
 
 
 def exact_scores(query: Vectors, passages: Vectors, *, cosine: bool) -> NDArray[np.float32]:
@@ -118,8 +152,8 @@ def _error(query: Vectors, largest: float, cosine: bool) -> float:
 
 def _nominate(
     queries: Vectors, pool: Vectors, depth: int, cosine: bool, device: str, query_block: int, pool_block: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32], float]:
-    """Return candidate positions [Q, depth], each query's lowest candidate score [Q] and the largest passage norm."""
+) -> Nominees:
+    """Search the pool block by block in float32."""
     import torch
 
     asked = torch.from_numpy(queries).to(device)
@@ -140,6 +174,7 @@ def _nominate(
                 for rows in (slice(at, at + query_block) for at in range(0, len(queries), query_block))
             ]
             scores, positions = (torch.cat(column) for column in zip(*parts))
+            release(pool)
     return positions.cpu().numpy(), scores.amin(dim=-1).cpu().numpy(), largest
 
 

@@ -6,17 +6,22 @@ A text is known by its digest, a shard by the digests in it, a folder by the enc
 stands here can be stale and two models never share. Texts are encoded in windows; a window's missing vectors land as
 one shard, whole or not at all, so a kill costs one window and the next run encodes exactly the same batches. A shard
 carries its own digest; a damaged one is thrown away, said aloud and encoded again.
+
+Memory does not grow with the number of texts: they come in sections, each looked up and encoded on its own, and the
+pages of a mapped file that were touched are given back (``release``).
 """
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +30,8 @@ import numpy as np
 from finerank.core.errors import UserError
 from finerank.core.protocols import Encoder, Progress, Side
 from finerank.data.console import warn
+from finerank.retrieval.pool import DIGEST_BYTES as KEY_BYTES
+from finerank.retrieval.pool import as_digests, digests_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +41,7 @@ if TYPE_CHECKING:
     Positions = NDArray[np.intp]
 
 WINDOW = 4096
-KEY_BYTES = 16
+SECTION = 2**18
 MAGIC = b"frvec001"
 HEADER_BYTES = len(MAGIC) + 16
 IN_MEMORY_BYTES = 64 * 2**20
@@ -62,7 +69,8 @@ def cached_encode(
     """Return the vectors [N, D] of ``texts``, in order, encoding only what the cache lacks.
 
     Large results are memory-mapped from an unnamed temporary file, so memory stays flat in N. Each distinct text is
-    encoded once. Without a cache the windows are the same, and so are the vectors.
+    encoded once (without a cache, one that comes again more than SECTION texts later is encoded again). Without a
+    cache the windows are the same, and so are the vectors.
 
     Args:
         cache: folder of the cache, or None.
@@ -72,23 +80,57 @@ def cached_encode(
     Raises:
         UserError: if the encoder gives a vector that is not finite (the text is named), or the cache is not writable.
     """
-    keys = _keys_of(texts)
-    distinct, first, places = np.unique(keys, return_index=True, return_inverse=True)
     result = _allocate(len(texts), encoder.dimension, cache)
-    store = _Store(cache, encoder.fingerprint(side), encoder.dimension, distinct) if cache is not None else None
-    report = progress or _silent
-    order = np.sort(first)
-    for start in range(0, len(order), window):
-        _fill(result, order[start : start + window], keys, texts, encoder, side, store, report)
-    if len(order) < len(texts):
-        _repeat(result, first[places], window)
-        report(len(texts) - len(order))
+    work = _Work(encoder, side, cache, window, progress or _silent)
+    section = max(1, SECTION // window) * window  # whole windows, so that sections leave no trace
+    for start in range(0, len(texts), section):
+        stop = min(start + section, len(texts))
+        _encode_section(result[start:stop], digests_of(texts, start, stop), _Offset(texts, start), work)
     return result
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What stays the same while texts are encoded."""
+
+    encoder: Encoder
+    side: Side
+    cache: Path | None
+    window: int
+    report: Progress
+
+
+@dataclass(frozen=True)
+class _Offset:
+    """Texts counted from ``start``."""
+
+    texts: Sequence[str]
+    start: int
+
+    def take(self, positions: Positions) -> list[str]:
+        first, last = int(positions[0]), int(positions[-1])
+        if last - first == len(positions) - 1:  # a run of texts is read in one go
+            return list(self.texts[self.start + first : self.start + last + 1])
+        return [self.texts[self.start + position] for position in positions.tolist()]
+
+
+def _encode_section(result: Vectors, keys: Keys, texts: _Offset, work: _Work) -> None:
+    """Write the vectors [n, D] of one section."""
+    distinct, first, places = np.unique(keys, return_index=True, return_inverse=True)
+    encoder, store = work.encoder, None
+    if work.cache is not None:
+        store = _Store(work.cache, encoder.fingerprint(work.side), encoder.dimension, distinct)
+    order = np.sort(first)
+    for start in range(0, len(order), work.window):
+        _fill(result, order[start : start + work.window], keys, texts, work, store)
+        release(result)
+    if len(order) < len(keys):
+        _repeat(result, first[places], work.window)
+        work.report(len(keys) - len(order))
+
+
 def _fill(
-    result: Vectors, part: Positions, keys: Keys, texts: Sequence[str], encoder: Encoder, side: Side,
-    store: _Store | None, report: Progress,
+    result: Vectors, part: Positions, keys: Keys, texts: _Offset, work: _Work, store: _Store | None
 ) -> None:  # fmt: skip
     """Write one window's rows of ``result``: from the store, or encoded now and stored."""
     missing = np.ones(len(part), dtype=bool)
@@ -96,12 +138,12 @@ def _fill(
         result[part[found]] = vectors
         missing[found] = False
     part = part[missing]
-    report(int((~missing).sum()))
+    work.report(int((~missing).sum()))
     if not len(part):
         return
-    wanted = [texts[index] for index in part.tolist()]
-    vectors = np.ascontiguousarray(encoder.encode(wanted, side, report), dtype=np.float32)
-    _check_finite(vectors, wanted, side)
+    wanted = texts.take(part)
+    vectors = np.ascontiguousarray(work.encoder.encode(wanted, work.side, work.report), dtype=np.float32)
+    _check_finite(vectors, wanted, work.side)
     if store is not None:
         store.add(keys[part], vectors)
     result[part] = vectors
@@ -113,6 +155,22 @@ def _repeat(result: Vectors, origin: Positions, window: int) -> None:
     for start in range(0, len(later), window):
         part = later[start : start + window]
         result[part] = result[origin[part]]
+        release(result)
+
+
+def release(vectors: NDArray[np.generic]) -> None:
+    """Give back the memory of the pages touched so far, if ``vectors`` is mapped from a file; its contents stay.
+
+    The kernel counts such pages as the process's own and keeps them while there is room, so that reading a large file
+    once would look, to a limit on memory, like holding it.
+    """
+    part: object = vectors
+    while isinstance(part, np.ndarray):
+        if getattr(part, "mode", "r") == "c":  # changes that no file has would be lost
+            return
+        part = part.base
+    if isinstance(part, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        part.madvise(mmap.MADV_DONTNEED)
 
 
 def _check_finite(vectors: Vectors, texts: Sequence[str], side: Side) -> None:
@@ -135,19 +193,6 @@ def _allocate(rows: int, dimension: int, cache: Path | None) -> Vectors:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder, prefix="vectors-") as file:
             return np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, dimension))
-
-
-def _keys_of(texts: Sequence[str]) -> Keys:
-    """Return the digests [N] of texts, in one block of memory."""
-    keys = bytearray()
-    for text in texts:
-        keys += hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
-    return _as_keys(keys)
-
-
-def _as_keys(data: bytes | bytearray) -> Keys:
-    # A plain numpy string ignores zero bytes at its end, which does no harm among strings of one length.
-    return np.array(memoryview(data), dtype=np.uint8).view(f"S{KEY_BYTES}")
 
 
 def _silent(_: int) -> None:
@@ -240,7 +285,7 @@ def _keys(path: Path, dimension: int) -> Keys:
         keys = None
     if keys is None:
         _discard(path)
-    return _as_keys(keys or b"")
+    return as_digests(keys or b"")
 
 
 def _sweep(folder: Path) -> None:
