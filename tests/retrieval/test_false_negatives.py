@@ -156,7 +156,7 @@ def expected(row: Request, scores: Mapping[Pair, float], bounds: Bounds) -> Judg
         {"keep": found.kept, "drop": found.dropped, "relabel": found.relabelled}[verdict].append(place)
         found.scores[place] = score
         if rule:
-            found.counts[rule] += 1
+            found.rules[place] = rule
     found.settled = len(found.kept) == row.wanted or len(found.scores) >= row.wanted * PATIENCE
     return found
 

@@ -8,16 +8,19 @@ the earlier passage.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finerank.core.errors import UserError
+from finerank.retrieval.segment import STRETCH, Segment, bigrams
 
 WORD = re.compile(r"\w+")
-HAN = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]+")
 IDENTIFIER = re.compile(r"_|[a-z0-9][A-Z]|[A-Z][A-Z][a-z]")
 PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z0-9]+|[^\W_a-zA-Z0-9]+")
 STOP_WORDS = """
@@ -26,6 +29,7 @@ will with
 """
 ENGLISH = frozenset(STOP_WORDS.split())
 """Lucene's English stop words."""
+PASSAGES_AT_ONCE = 16_384
 
 
 def tokens(text: str, stop_words: frozenset[str] = ENGLISH) -> list[str]:
@@ -42,13 +46,13 @@ def tokens(text: str, stop_words: frozenset[str] = ENGLISH) -> list[str]:
     return [term for word in WORD.findall(text) for term in word_terms(word, stop_words)]
 
 
-def word_terms(word: str, stop_words: frozenset[str] = ENGLISH) -> tuple[str, ...]:
+def word_terms(word: str, stop_words: frozenset[str] = ENGLISH, segment: Segment = bigrams) -> tuple[str, ...]:
     """Return the terms of one run of letters, digits and underscores."""
     found: list[str] = []
-    if word.isascii() or not HAN.search(word):
+    if word.isascii() or not STRETCH.search(word):
         _add_word(word, stop_words, found)
     else:
-        _add_mixed(word, stop_words, found)
+        _add_mixed(word, stop_words, segment, found)
     return tuple(found)
 
 
@@ -60,6 +64,7 @@ class Bm25Retriever:
         k1: how soon a repeated word stops counting. ``b``: how much long passages are held back, 0 to 1.
         stop_words: terms to leave out.
         stemmer: maps a lower-cased word to its stem, e.g. ``Stemmer.Stemmer("english").stemWord``.
+        segment: cuts a stretch of Chinese, Japanese or Korean into terms (``retrieval.segment``).
     """
 
     def __init__(
@@ -70,11 +75,13 @@ class Bm25Retriever:
         *,
         stop_words: Iterable[str] = ENGLISH,
         stemmer: Callable[[str], str] | None = None,
+        segment: Segment = bigrams,
     ) -> None:
         if not passages:
             raise UserError("BM25 needs at least one passage, got an empty pool")
         self._stop_words = frozenset(stop_words)
         self._stemmer = stemmer
+        self._segment = segment
         self._seen: dict[str, tuple[str, ...]] = {}
         self._vocabulary: dict[str, int] = {}
         self._size = len(passages)
@@ -97,30 +104,98 @@ class Bm25Retriever:
         return np.asarray(self._index.get_scores_from_ids(ids), dtype=np.float32)
 
     def _build(self, passages: Sequence[str], k1: float, b: float) -> Any:
-        """Index the pool; only term numbers are held, one passage's words at a time."""
+        """Index the pool; one block of passages' term numbers is held at a time, and eight bytes a posting."""
         import bm25s
 
-        numbered: list[list[int]] = []
-        for passage in passages:
-            terms = self._terms(passage)
-            numbered.append([self._vocabulary.setdefault(term, len(self._vocabulary)) for term in terms])
+        source, blocks = iter(passages), []
+        while block := self._count(islice(source, PASSAGES_AT_ONCE)):
+            blocks.append(block)
         if not self._vocabulary:
             return None
-        index = bm25s.BM25(k1=k1, b=b, method="lucene", csc_backend="scipy")
-        index.index((numbered, self._vocabulary), create_empty_token=False, show_progress=False)
+        index = bm25s.BM25(k1=k1, b=b, method="lucene")
+        index.scores = _matrix(blocks, len(self._vocabulary), self._size, k1, b)
+        index.nonoccurrence_array = None
         return index
 
+    def _count(self, passages: Iterable[str]) -> _Block | None:
+        """Count the terms of some passages; None if there are none."""
+        numbers, lengths = array("i"), array("i")
+        number, vocabulary = self._vocabulary.setdefault, self._vocabulary
+        for passage in passages:
+            before = len(numbers)
+            numbers.extend(number(term, len(vocabulary)) for term in self._terms(passage))
+            lengths.append(len(numbers) - before)
+        found = np.array(numbers, dtype=np.int64), np.array(lengths, dtype=np.int64)
+        return _block(*found, len(vocabulary)) if lengths else None
+
     def _terms(self, text: str) -> Iterator[str]:
-        """Yield a text's terms; each distinct word is taken apart once."""
+        """Yield a text's terms; each distinct word is taken apart once, but not clauses without spaces in them."""
         for word in WORD.findall(text):
             terms = self._seen.get(word)
             if terms is None:
-                terms = self._seen[word] = self._word(word)
+                terms = self._word(word)
+                if word.isascii() or not STRETCH.search(word):
+                    self._seen[word] = terms
             yield from terms
 
     def _word(self, word: str) -> tuple[str, ...]:
-        terms = word_terms(word, self._stop_words)
+        terms = word_terms(word, self._stop_words, self._segment)
         return terms if self._stemmer is None else tuple(map(self._stemmer, terms))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Term counts of some passages, in their order: ``terms``, ``counts`` [postings], the rest [passages]."""
+
+    terms: NDArray[np.int32]
+    counts: NDArray[np.unsignedinteger[Any]]
+    distinct: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+
+
+def _block(numbers: NDArray[np.int64], lengths: NDArray[np.int64], vocabulary: int) -> _Block:
+    """Count equal term numbers [tokens] within each passage; ``lengths`` says where one ends."""
+    owners = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
+    keys, counts = np.unique(owners * vocabulary + numbers, return_counts=True)
+    width = np.min_scalar_type(int(counts.max(initial=0)))
+    return _Block(
+        terms=(keys % max(vocabulary, 1)).astype(np.int32),
+        counts=counts.astype(width),
+        distinct=np.bincount(keys // max(vocabulary, 1), minlength=len(lengths)).astype(np.int32),
+        lengths=lengths.astype(np.int32),
+    )
+
+
+def _matrix(blocks: list[_Block], vocabulary: int, size: int, k1: float, b: float) -> dict[str, Any]:
+    """Return what bm25s searches: the score of each term in each passage, sorted by term, then passage.
+
+    bm25s' own builder holds Python lists of all terms; this one takes ``blocks`` apart while it goes, with bit-equal
+    scores.
+    """
+    frequencies = np.zeros(vocabulary, dtype=np.int64)
+    for block in blocks:
+        frequencies += np.bincount(block.terms, minlength=vocabulary)
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(frequencies)])
+    inverse = np.log(1 + (size - frequencies + 0.5) / (frequencies + 0.5)).astype(np.float32)
+    mean = sum(int(block.lengths.sum(dtype=np.int64)) for block in blocks) / size
+    data = np.empty(starts[-1], dtype=np.float32)
+    indices = np.empty(starts[-1], dtype=np.int32)
+    heads, first = starts[:-1].copy(), 0
+    while blocks:
+        block = blocks.pop(0)
+        rows = np.repeat(np.arange(len(block.lengths), dtype=np.int32), block.distinct)
+        order = np.argsort(block.terms, kind="stable")
+        terms, rows = block.terms[order], rows[order]
+        fresh = np.bincount(terms, minlength=vocabulary)
+        begins = np.cumsum(fresh) - fresh
+        places = heads[terms] + np.arange(len(terms)) - begins[terms]
+        counts = block.counts[order].astype(np.float64)
+        saturation = counts / (k1 * (1 - b + b * block.lengths[rows] / mean) + counts)
+        data[places] = (inverse[terms] * saturation).astype(np.float32)
+        indices[places] = rows + first
+        heads += fresh
+        first += len(block.lengths)
+    return {"data": data, "indices": indices, "indptr": starts, "num_docs": size}
 
 
 def _best(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -145,13 +220,12 @@ def _add_word(word: str, stop_words: frozenset[str], found: list[str]) -> None:
                 _keep(part, stop_words, found)
 
 
-def _add_mixed(word: str, stop_words: frozenset[str], found: list[str]) -> None:
+def _add_mixed(word: str, stop_words: frozenset[str], segment: Segment, found: list[str]) -> None:
     place = 0
-    for match in HAN.finditer(word):
+    for match in STRETCH.finditer(word):
         if match.start() > place:
             _add_word(word[place : match.start()], stop_words, found)
-        stretch = match[0]
-        found.extend([stretch] if len(stretch) == 1 else [stretch[i : i + 2] for i in range(len(stretch) - 1)])
+        found.extend(segment(match[0]))
         place = match.end()
     if place < len(word):
         _add_word(word[place:], stop_words, found)

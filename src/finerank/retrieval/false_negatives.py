@@ -109,7 +109,7 @@ class Judgement:
         dropped, relabelled: places of false negatives met before the row had what it wanted.
         scores: place -> score of every one of these.
         positive_scores: scores [P] of the row's positives; empty unless a bound needs them.
-        counts: rule -> candidates that it removed.
+        rules: place -> the rule that removed that candidate.
         settled: the row has what it wanted, or was given up after PATIENCE x wanted candidates: more would not help.
     """
 
@@ -118,8 +118,13 @@ class Judgement:
     relabelled: list[int] = field(default_factory=list)
     scores: dict[int, float] = field(default_factory=dict)
     positive_scores: list[float] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
+    rules: dict[int, str] = field(default_factory=dict)
     settled: bool = False
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Rule -> candidates that it removed."""
+        return Counter(self.rules.values())
 
     @property
     def asked(self) -> int:
@@ -178,7 +183,7 @@ def judge(
     """
     scores = {} if known is None else known
     if bounds.relative:
-        _score([(row.query, text) for row in requests for text in row.positives], scorer, scores, progress)
+        score_pairs([(row.query, text) for row in requests for text in row.positives], scorer, scores, progress)
     found = [
         Judgement(positive_scores=[scores[row.query, text] for text in row.positives] if bounds.relative else [])
         for row in requests
@@ -186,7 +191,7 @@ def judge(
     waiting = list(zip(requests, found))
     while waiting:
         pairs = [[(row.query, text) for text in row.candidates[_next(row, judgement)]] for row, judgement in waiting]
-        _score([pair for row in pairs for pair in row], scorer, scores, progress)
+        score_pairs([pair for row in pairs for pair in row], scorer, scores, progress)
         for (row, judgement), asked in zip(waiting, pairs):
             _decide(row, judgement, [scores[pair] for pair in asked], bounds)
         waiting = [(row, judgement) for row, judgement in waiting if _goes_on(row, judgement)]
@@ -213,11 +218,13 @@ def _decide(row: Request, judgement: Judgement, scores: Sequence[float], bounds:
         places[verdict].append(place)
         judgement.scores[place] = score
         if rule:
-            judgement.counts[rule] += 1
+            judgement.rules[place] = rule
 
 
-def _score(pairs: Sequence[Pair], scorer: Scorer, known: dict[Pair, float], progress: Progress | None) -> None:
-    """Score the distinct pairs that are not known yet, in one call."""
+def score_pairs(
+    pairs: Sequence[Pair], scorer: Scorer, known: dict[Pair, float], progress: Progress | None = None
+) -> None:
+    """Add to ``known`` the scores of the distinct pairs that it lacks, in one call."""
     new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
     if not new:
         return

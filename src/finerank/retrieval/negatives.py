@@ -12,11 +12,12 @@ import hashlib
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from finerank.data.text import normal_form
+from finerank.retrieval.false_negatives import Judgement, asking_order
 
 Sampling = Literal["random", "top"]
 
@@ -74,10 +75,24 @@ class Rules:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The pool as one query sees it: positions [k] and cosines [k], best first; lists of Python's own numbers."""
+    """The pool as one query sees it, best first; lists of Python's own numbers.
+
+    Attributes:
+        positions: pool positions [k].
+        similarities: cosines [k], or none where there is no embedder.
+        retrieved: how many of them were found; those behind only fill up and are in no range. None: all.
+        ranks: side -> 0-based rank [k] on that side, None where that side did not find the passage.
+    """
 
     positions: Sequence[int]
     similarities: Sequence[float]
+    retrieved: int | None = None
+    ranks: Mapping[str, Sequence[int | None]] = field(default_factory=dict)
+
+    @property
+    def end(self) -> int:
+        """The first rank that is none."""
+        return len(self.positions) if self.retrieved is None else self.retrieved
 
 
 @dataclass(frozen=True)
@@ -104,7 +119,8 @@ class Selection:
     """The chosen negatives of one row, hardest first, padding last.
 
     Attributes:
-        positions, similarities: pool positions [n] and cosines [n].
+        positions, similarities: pool positions [n] and cosines [n], or no cosines where there is no embedder.
+        ranks: places [n] in the ranking that was chosen from.
         in_range: candidates that the slice held before anything was removed.
         survivors: candidates left by the rules.
         padded: how many of the chosen come from below the range.
@@ -112,10 +128,12 @@ class Selection:
         short: fewer survivors than wanted, before padding.
         missing: negatives still wanted after padding.
         wants_more: a deeper ranking could still fill the row.
+        relabelled: places in the ranking of candidates that became positives.
     """
 
     positions: list[int]
     similarities: list[float]
+    ranks: list[int] = field(default_factory=list)
     in_range: int = 0
     survivors: int = 0
     padded: int = 0
@@ -123,6 +141,24 @@ class Selection:
     short: bool = False
     missing: int = 0
     wants_more: bool = False
+    relabelled: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A row's candidates in the order of preference, before a reranker has seen them.
+
+    Attributes:
+        survivors: ranks that no rule removes.
+        order: ranks to take, survivors first; all of them if a reranker may object to some.
+        wanted: how many of them to take.
+    """
+
+    survivors: list[int]
+    order: list[int]
+    wanted: int
+    in_range: int
+    dropped: Counter[str]
 
 
 def identity(text: str) -> int:
@@ -144,28 +180,54 @@ def select(
         rng: the row's own stream; used only when there are more survivors than wanted.
         pool_size: passages in the pool, to know whether a deeper ranking exists.
     """
+    return settle(propose(ranking, identities, known, rules, rng), ranking, rules, pool_size)
+
+
+def propose(
+    ranking: Ranking, identities: Identities, known: Known, rules: Rules, rng: random.Random, *, judged: bool = False
+) -> Proposal:
+    """Say which candidates to take, in which order; with ``judged`` also those that come next if some are refused."""
     seen = set(known.kept)
-    inside = range(rules.start, min(rules.stop, len(ranking.positions)))
+    inside = range(rules.start, max(rules.start, min(rules.stop, ranking.end)))
     survivors, dropped = _filter(inside, ranking, identities, known, rules, seen)
     wanted = max(0, rules.number - len(known.kept))
-    chosen = _sample(survivors, wanted, rules.sampling, rng)
-    short = len(chosen) < wanted
-    padding: list[int] = []
-    if short and rules.pad:
-        below = range(rules.stop, len(ranking.positions))
-        padding = _filter(below, ranking, identities, known, rules, seen, wanted - len(chosen))[0]
-    ranks = chosen + padding
-    missing = wanted - len(ranks)
+    order = asking_order if judged else _sample
+    chosen = order(survivors, wanted, rules.sampling, rng)
+    if rules.pad and (judged or len(chosen) < wanted):
+        below = range(min(rules.stop, ranking.end), len(ranking.positions))
+        enough = None if judged else wanted - len(chosen)
+        chosen = chosen + _filter(below, ranking, identities, known, rules, seen, enough)[0]
+    return Proposal(survivors, chosen, wanted, len(inside), dropped)
+
+
+def settle(
+    proposal: Proposal, ranking: Ranking, rules: Rules, pool_size: int, judgement: Judgement | None = None
+) -> Selection:
+    """Take what was proposed, or what a reranker has left of it."""
+    ranks, settled, dropped, relabelled = proposal.order, False, Counter(proposal.dropped), []
+    refused = 0
+    if judgement is not None:
+        ranks = sorted(proposal.order[place] for place in judgement.kept)
+        settled, relabelled = judgement.settled, [proposal.order[place] for place in judgement.relabelled]
+        met = {proposal.order[place]: rule for place, rule in judgement.rules.items()}
+        of_range = [rule for rank, rule in met.items() if rank < min(rules.stop, ranking.end)]
+        dropped.update(of_range)
+        refused = len(of_range)
+    padded = sum(rank >= min(rules.stop, ranking.end) for rank in ranks)
+    missing = proposal.wanted - len(ranks)
+    deeper = rules.pad and not settled and len(ranking.positions) < pool_size and not _hopeless(ranking, rules)
     return Selection(
         positions=[ranking.positions[rank] for rank in ranks],
-        similarities=[ranking.similarities[rank] for rank in ranks],
-        in_range=len(inside),
-        survivors=len(survivors),
-        padded=len(padding),
+        similarities=[ranking.similarities[rank] for rank in ranks] if ranking.similarities else [],
+        ranks=ranks,
+        in_range=proposal.in_range,
+        survivors=len(proposal.survivors) - refused,
+        padded=padded,
         dropped=dropped,
-        short=short,
+        short=len(ranks) - padded < proposal.wanted,
         missing=missing,
-        wants_more=missing > 0 and rules.pad and len(ranking.positions) < pool_size and not _hopeless(ranking, rules),
+        wants_more=missing > 0 and deeper,
+        relabelled=relabelled,
     )
 
 
@@ -188,6 +250,7 @@ def _filter(
     """Return the ranks that no rule removes (at most ``enough``) and the removals per rule; ``seen`` grows."""
     low, high = rules.similarity_range or (-math.inf, math.inf)
     highest = rules.highest(known.lowest_positive)
+    similarities = ranking.similarities or [-math.inf] * len(ranking.positions)  # without any, no rule asks for one
     most = min(high, highest)
     forbidden = known.positives | known.same_query | {known.query}
     left: list[int] = []
@@ -195,7 +258,7 @@ def _filter(
     for rank in ranks:
         if enough is not None and len(left) >= enough:
             break
-        mark, similarity = identities[ranking.positions[rank]], ranking.similarities[rank]
+        mark, similarity = identities[ranking.positions[rank]], similarities[rank]
         if low <= similarity <= most and mark not in forbidden and mark not in seen:
             seen.add(mark)
             left.append(rank)
