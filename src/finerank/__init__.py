@@ -15,14 +15,18 @@ _PUBLIC = {
     "Reranker": "finerank.models.load",
     "UserError": "finerank.core.errors",
     "CheckOptions": "finerank.stages.check",
+    "ConvertOptions": "finerank.stages.convert",
     "MineOptions": "finerank.stages.mine",
+    "SplitOptions": "finerank.stages.split",
+    "ScoreOptions": "finerank.stages.score",
+    "EmbedOptions": "finerank.stages.embed",
     "EmbedderOptions": "finerank.stages.train",
     "RerankerOptions": "finerank.stages.train",
     "EvaluateOptions": "finerank.stages.evaluate",
     "RerankOptions": "finerank.stages.rerank",
     "DemoOptions": "finerank.stages.demo",
 }
-_VERBS = ("check", "mine", "train", "evaluate", "rerank", "demo")
+_VERBS = ("check", "convert", "mine", "split", "score", "embed", "train", "evaluate", "rerank", "demo")
 
 __all__ = ["__version__", *_PUBLIC, *_VERBS]
 

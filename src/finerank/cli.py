@@ -28,7 +28,11 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "demo": Verb("finerank.stages.demo", "DemoOptions", "The whole loop on text that is on every machine."),
     "check": Verb("finerank.stages.check", "CheckOptions", "Lint rows before any GPU time."),
+    "convert": Verb("finerank.stages.convert", "ConvertOptions", "Rows from one format to another, either way."),
     "mine": Verb("finerank.stages.mine", "MineOptions", "Hard negatives from a ranked pool."),
+    "score": Verb("finerank.stages.score", "ScoreOptions", "A teacher's scores for the passages of rows."),
+    "embed": Verb("finerank.stages.embed", "EmbedOptions", "Texts to vectors, as .npy or parquet."),
+    "split": Verb("finerank.stages.split", "SplitOptions", "Rows by length in tokens, one file per range."),
     "train embedder": Verb(
         "finerank.stages.train", "EmbedderOptions", "Fine-tune an embedder on rows with hard negatives.", True
     ),

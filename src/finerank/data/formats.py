@@ -14,7 +14,7 @@ A record is taken for a foreign one only where its keys leave no doubt; what cou
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from finerank.core.errors import DataError, Problem
@@ -30,9 +30,9 @@ PASSAGE_KEYS = ("passage", "document", "doc", "answer", "response", "text", "pos
 LIST_KEYS = ("docs", *CANDIDATE_KEYS, "positive", "answer", "passage", "document", "response")
 LABEL_KEYS = ("label", "labels")
 SCORE_KEYS = ("score", "scores")
+ID_LISTS = ("positive_document_ids", "negative_document_ids")
 POOL_KEYS = ("text", "contents", "content")
 _NEGATIVE = re.compile(r"negative_(\d+)")
-_IDS = re.compile(r"(positive|negative)_document_ids")
 
 
 def format_of(record: Mapping[str, Any]) -> str:
@@ -57,7 +57,20 @@ def format_of(record: Mapping[str, Any]) -> str:
     return "rows"
 
 
-def parse_record(record: Mapping[str, Any], where: str, form: str = "auto", *, min_grade: float = 1) -> tuple[str, Row]:
+def named_passages(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the ids by which a record of Tevatron names passages that stand elsewhere."""
+    for key in ID_LISTS:
+        yield from map(str, record.get(key) or ())
+
+
+def parse_record(
+    record: Mapping[str, Any],
+    where: str,
+    form: str = "auto",
+    *,
+    min_grade: float = 1,
+    texts: Mapping[str, str] | None = None,
+) -> tuple[str, Row]:
     """Return the format of a record and what it says as a Row.
 
     The row of a labeled pair has one passage, on the side that its label says, so it may be without a positive.
@@ -65,6 +78,7 @@ def parse_record(record: Mapping[str, Any], where: str, form: str = "auto", *, m
     Args:
         form: read it as this format; "auto" goes by the keys.
         min_grade: the least label of a positive.
+        texts: of passages that the record names by id only.
 
     Raises:
         DataError: with every problem of the record, each carrying ``where``.
@@ -77,7 +91,7 @@ def parse_record(record: Mapping[str, Any], where: str, form: str = "auto", *, m
     if found == "labeled-list":
         return found, parse_row(_labeled_list(record, where, min_grade), where)
     if found == "tevatron":
-        return found, parse_row(_tevatron(record, where), where)
+        return found, parse_row(_tevatron(record, where, texts), where)
     return found, parse_row(_tuple(record), where)
 
 
@@ -171,13 +185,11 @@ def _sides(labels: Sequence[float], min_grade: float) -> tuple[list[int], list[i
     return positive, [index for index, label in enumerate(labels) if label < min_grade]
 
 
-def _tevatron(record: Mapping[str, Any], where: str) -> dict[str, Any]:
-    used = {"query_id", "query", "query_text", "positive_passages", "negative_passages"}
+def _tevatron(record: Mapping[str, Any], where: str, known: Mapping[str, str] | None) -> dict[str, Any]:
+    used = {"query_id", "query", "query_text", "positive_passages", "negative_passages", *ID_LISTS}
     line = {key: value for key, value in record.items() if key not in used}
-    if "positive_passages" not in record and any(map(_IDS.fullmatch, record)):
-        raise _error(
-            where, "ids-without-texts", "the passages are named by id, and their texts stand in another data set"
-        )
+    if "positive_passages" not in record:
+        record = {**record, **_looked_up(record, where, known)}
     query = _key(record, ("query", "query_text"))
     if query is not None:
         line["query"] = record[query]
@@ -186,6 +198,20 @@ def _tevatron(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     for side, key in (("pos", "positive_passages"), ("neg", "negative_passages")):
         line |= _passages(record.get(key), side, key, where)
     return line
+
+
+def _looked_up(record: Mapping[str, Any], where: str, known: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the passages that a record names by id, with their texts."""
+    if not any(key in record for key in ID_LISTS):
+        return {}
+    if known is None:
+        message = "the passages are named by id, and their texts stand in another data set"
+        raise _error(where, "ids-without-texts", message)
+    lost = [name for name in named_passages(record) if name not in known]
+    if lost:
+        raise _error(where, "unknown-id", f'the corpus holds no passage "{lost[0][:80]}"')
+    sides = zip(("positive_passages", "negative_passages"), ID_LISTS)
+    return {key: [{"docid": name, "text": known[str(name)]} for name in record.get(ids) or ()] for key, ids in sides}
 
 
 def _passages(value: Any, side: str, key: str, where: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from finerank.core.errors import DataError, Problem
 from finerank.core.records import CANDIDATE_KEYS, Row, kind
 from finerank.data.files import iter_records
-from finerank.data.formats import GROUPED, POOL_KEYS, parse_record
+from finerank.data.formats import GROUPED, POOL_KEYS, named_passages, parse_record
 from finerank.data.grouping import Grouping
 from finerank.data.judged import Judged, is_judged, read_judged
 from finerank.data.judged_rows import JudgedRows
@@ -17,6 +17,7 @@ from finerank.data.origins import find_origins, inputs_of, records_of
 
 __all__ = [
     "Judged",
+    "ids_named",
     "inputs_of",
     "is_judged",
     "iter_pool",
@@ -89,6 +90,7 @@ def scan_rows(
     min_grade: float = 1,
     group: bool = False,
     folder: Path | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> Iterator[Row | list[Problem]]:
     """Yield each row, or the problems of a bad one; an empty file is a problem too.
 
@@ -99,6 +101,7 @@ def scan_rows(
         form: the format of every record; "auto" goes by its keys.
         min_grade: the least label or grade of a positive.
         folder: where lines that are gathered may wait on disk.
+        texts: of passages that records name by id only.
     """
     gathered = GROUPED if group else {"labeled-pair"}
     with Grouping(folder) as grouping:
@@ -111,7 +114,7 @@ def scan_rows(
                     yield [value]
                     continue
                 try:
-                    found, row = parse_record(value, where, known, min_grade=min_grade)
+                    found, row = parse_record(value, where, known, min_grade=min_grade, texts=texts)
                 except DataError as error:
                     yield error.problems
                     continue
@@ -122,6 +125,15 @@ def scan_rows(
             if empty:
                 yield [Problem(str(origin), "empty-file", "the file holds no row")]
         yield from grouping.rows()
+
+
+def ids_named(
+    paths: Sequence[str | Path] | str | Path, *, sub_data_name: Sequence[str] | str | None = None, split: str = "train"
+) -> set[str]:
+    """Return the ids of passages that records name without their texts."""
+    origins = find_origins(paths, sub_data_name=sub_data_name, split=split)
+    records = (value for origin in origins for _, value in records_of(origin) if not isinstance(value, Problem))
+    return {name for record in records for name in named_passages(record)}
 
 
 def read_pool(path: str | Path) -> list[str]:
