@@ -6,6 +6,7 @@ A verb's dataclass inherits them: ``class MineOptions(ModelOptions)``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from finerank.core.aliases import DTYPE_FLAGS
 from finerank.core.errors import UsageError
@@ -16,12 +17,25 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(kw_only=True)
 class ModelOptions(VerbOptions):
-    """Device, dtype and loading of a model, the same words for every verb."""
+    """Device, dtype and loading of a model, the same words for every verb.
+
+    Attributes:
+        several_devices: whether the verb works on several devices at once; then ``devices`` names every one of them,
+            else it is empty and ``device`` is the one.
+    """
+
+    several_devices: ClassVar[bool] = False
 
     device: str = option(
         "auto", "auto, cpu, cuda, cuda:N or mps; auto takes the first accelerator there is", semantic=False
     )
-    devices: list[str] = option([], "the same as --device; one for now", metavar="cuda:N", semantic=False)
+    devices: list[str] = option(
+        [],
+        "devices: score and embed work on all of them at once, one process each, also cpu cpu; other verbs take one, "
+        "the same as --device",
+        metavar="cuda:N",
+        semantic=False,
+    )
     dtype: str = option(
         "auto",
         "number format of inference: auto, float32, bfloat16 or float16; auto is bfloat16 where the hardware "
@@ -38,19 +52,29 @@ class ModelOptions(VerbOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.dtype = self._chosen_dtype()
-        self.device, self.devices = self._chosen_device(), []
+        self.devices = self._chosen_devices()
+        self.device = self.devices[0]
+        if not self.several_devices:
+            self.devices = []
 
-    def _chosen_device(self) -> str:
-        """Fold ``--devices``, also ``0`` for ``cuda:0`` and names joined by commas, into ``--device``."""
+    def _chosen_devices(self) -> list[str]:
+        """Join ``--devices``, also ``0`` for ``cuda:0`` and names joined by commas, with ``--device``; at least one."""
         words = [name.strip() for word in self.devices for name in word.split(",") if name.strip()]
-        names = list(dict.fromkeys(f"cuda:{word}" if word.isdecimal() else word for word in words))
-        if len(names) > 1:
+        names = [f"cuda:{word}" if word.isdecimal() else word for word in words] or [self.device]
+        if len(set(names)) > 1 and not self.several_devices:
             raise UsageError(
-                f"several devices come later, got --devices {' '.join(names)}: give one", hint=f"--device {names[0]}"
+                f"several devices come later, got --devices {' '.join(dict.fromkeys(names))}: give one",
+                hint=f"--device {names[0]}",
             )
-        if names and self.device not in ("auto", names[0]):
+        if self.device not in ("auto", names[0]):
             raise UsageError(f"--device means {self.device} but --devices means {names[0]}", hint="give one of them")
-        return names[0] if names else self.device
+        kinds = {name.partition(":")[0] for name in names}
+        if len(kinds) > 1:
+            raise UsageError(
+                f"--devices {' '.join(names)}: all must be of one kind, since each kind rounds in its own way",
+                hint=f"--devices {' '.join(name for name in names if name.startswith(names[0].partition(':')[0]))}",
+            )
+        return names
 
     def _chosen_dtype(self) -> str:
         """Fold the precision switches into ``--dtype``; two that disagree are an error."""

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 LINE_EVERY = 5.0
 """Seconds between two progress lines where stderr is no terminal."""
+_muted = False
+_said: set[str] | None = None
 
 
 def banner(title: str, facts: Mapping[str, object]) -> None:
@@ -20,12 +22,31 @@ def banner(title: str, facts: Mapping[str, object]) -> None:
 
 def say(text: str) -> None:
     """Show one line."""
-    _write(text)
+    if _is_new(text):
+        _write(text)
 
 
 def warn(text: str) -> None:
     """Show one line that asks for attention."""
-    _write(f"warning: {text}")
+    if _is_new(text):
+        _write(f"warning: {text}")
+
+
+@contextmanager
+def once() -> Iterator[None]:
+    """Show the same line only once meanwhile: for a verb that reads its input several times."""
+    global _said
+    before, _said = _said, set()
+    try:
+        yield
+    finally:
+        _said = before
+
+
+def mute() -> None:
+    """Show nothing from now on: for a worker whose fellow says the same."""
+    global _muted
+    _muted = True
 
 
 @contextmanager
@@ -126,8 +147,16 @@ def _is_figure(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _is_new(text: str) -> bool:
+    if _said is None:
+        return True
+    known = text in _said
+    _said.add(text)
+    return not known
+
+
 def _is_main_process() -> bool:
-    return os.environ.get("RANK", "0") in ("", "0")
+    return not _muted and os.environ.get("RANK", "0") in ("", "0")
 
 
 def _ignore(value: object) -> None:

@@ -52,11 +52,16 @@ def load_encoder(name: str, *, device: str = "auto", dtype: str = "auto", **opti
     return model
 
 
-def load_scorer(name: str, *, device: str = "auto", dtype: str = "auto", **options: Any) -> CrossEncoder:
-    """Load a reranker for inference; options: ``max_len``, ``query_max_len``, ``passage_max_len`` and as above."""
+def load_scorer(
+    name: str, *, device: str = "auto", dtype: str = "auto", family: str = "cross_encoder", **options: Any
+) -> CrossEncoder:
+    """Load a reranker for inference; options: ``max_len``, ``query_max_len``, ``passage_max_len`` and as above.
+
+    Args:
+        family: key of ``FAMILIES``; ``reranker_class.family_of_reranker`` finds it.
+    """
     place = resolve_device(device)
-    family = _family("cross_encoder")
-    model: CrossEncoder = family.load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
+    model: CrossEncoder = _family(family).load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
     return model
 
 
