@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
-import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
+from memory import measured
+
 WORDS, WORDS_PER_PASSAGE, WORDS_PER_QUERY = 5000, 8, 4
-SAMPLED_SECONDS = 0.05
-FIELDS = {"VmHWM": "peak", "RssAnon": "anonymous", "RssFile": "of files", "RssShmem": "shared"}
 
 
 def words() -> list[str]:
@@ -83,38 +79,6 @@ def write_model(folder: Path, hidden: int, layers: int) -> None:
     fast.save_pretrained(plain)
     parts = [Transformer(str(plain)), Pooling(hidden, "mean"), Normalize()]
     SentenceTransformer(modules=parts, device="cpu").save_pretrained(str(folder), create_model_card=False)
-
-
-def measured(command: list[str], log: Path) -> dict[str, Any]:
-    """Run a command; return its seconds, exit code and highest memory in MiB."""
-    start = time.perf_counter()
-    with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
-    highest: dict[str, float] = {}
-    over = threading.Event()
-    watcher = threading.Thread(target=watch, args=(process.pid, highest, over))
-    watcher.start()
-    _, status, usage = os.wait4(process.pid, 0)
-    over.set()
-    watcher.join()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    highest["peak"] = max(highest.get("peak", 0.0), usage.ru_maxrss / 1024)
-    seconds = time.perf_counter() - start
-    memory = {name: round(value, 1) for name, value in highest.items()}
-    return {"exit": process.returncode, "seconds": round(seconds, 1), **memory}
-
-
-def watch(process: int, highest: dict[str, float], over: threading.Event) -> None:
-    """Keep the highest of each memory field until the process has ended."""
-    while not over.wait(SAMPLED_SECONDS):
-        try:
-            lines = Path(f"/proc/{process}/status").read_text().split("\n")
-        except OSError:
-            return
-        for line in lines:
-            key, _, rest = line.partition(":")
-            if key in FIELDS:
-                highest[FIELDS[key]] = max(highest.get(FIELDS[key], 0.0), int(rest.split()[0]) / 1024)
 
 
 def one_size(size: int, work: Path, keep: bool) -> dict[str, Any]:
