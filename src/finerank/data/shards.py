@@ -46,6 +46,12 @@ class Shards:
             raise UserError(f"shard {index} was damaged while the run went on", where=self.name, hint="run it again")
         return found[1]
 
+    def place(self, index: int) -> tuple[Path, int]:
+        """Return the file of a shard that has been found whole, and the byte at which its body begins."""
+        path = self._path(index)
+        with open(path, "rb") as stream:
+            return path, len(stream.readline()) + len(stream.readline())
+
     def land(self, index: int, body: bytes, counts: Mapping[str, Any]) -> dict[str, Any]:
         """Write shard ``index``; return its counts as they will read back."""
         head = json.dumps(counts, sort_keys=True).encode() + b"\n"

@@ -253,15 +253,12 @@ def _pairs(options: ScoreOptions) -> Iterator[Pair]:
 
 def _score(options: ScoreOptions, distinct: Distinct, fleet: Fleet, output: Output) -> None:
     """Score the distinct pairs that have not been scored before, shard by shard."""
-    from finerank.data.console import progress
+    from finerank.models.pieces import land_missing, pack_float32
 
-    sizes = distinct.sizes(SHARD_PAIRS)
-    missing = {index for index, size in enumerate(sizes) if (output.shards.counts(index) or {}).get("pairs") != size}
-    with progress(distinct.count, "scoring", "pairs") as update:
-        update(sum(size for index, size in enumerate(sizes) if index not in missing))
-        pieces = distinct.pieces(_pairs(options), SHARD_PAIRS, missing)
-        for index, scores in fleet.map(pieces, update):
-            output.shards.land(index, scores.astype("<f4").tobytes(), {"pairs": len(scores)})
+    land_missing(
+        fleet, output.shards, distinct, _pairs(options), size=SHARD_PAIRS, pack=pack_float32, label="scoring",
+        unit="pairs",
+    )  # fmt: skip
 
 
 def _logits(output: Output, distinct: Distinct) -> NDArray[np.float32]:
