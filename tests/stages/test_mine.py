@@ -251,7 +251,12 @@ def test_rows_without_neg_and_a_pool_smaller_than_asked(
         ([{"query": "q", "pos": ["p"]}], ["--similarity_range", "0.3"], 2, "--similarity_range must be two numbers"),
         ([{"query": "q", "pos": ["p"]}], ["--margin", "0.1", "--max_positive_ratio", "0.9"], 2, "give one of them"),
         ([{"query": "q", "pos": ["p"]}], ["--negative_number", "0"], 2, "must be at least 1"),
-        ([{"query": "q", "pos": ["p"]}], ["--retriever", "bm25"], 2, "unknown flag --retriever"),
+        (
+            [{"query": "q", "pos": ["p"]}],
+            ["--retriever", "bm52"],
+            2,
+            'unknown --retriever "bm52"; did you mean "bm25"?',
+        ),
         ([{"query": "q", "pos": ["p"]}], ["--candidate_pool", "nowhere.jsonl"], 1, "nowhere.jsonl"),
     ],
 )

@@ -16,10 +16,12 @@ import numpy as np
 from finerank.core.protocols import Encoder, Progress, Side
 from finerank.core.records import Row
 from finerank.retrieval.dense import QUERY_BLOCK, exact_scores, top_k
-from finerank.retrieval.vectors import cached_encode
+from finerank.retrieval.vectors import cached_encode, release
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from finerank.retrieval.ann import FaissSearcher
 
     Vectors = NDArray[np.float32]
     Positions = NDArray[np.int64]
@@ -76,6 +78,9 @@ class PoolCosines:
         encoder: gives the vectors; each distinct text is encoded once per side.
         cosine: search by cosine; False by inner product.
         meter: opens a progress report for each pass over texts.
+
+    Attributes:
+        index: searches the pool's vectors instead of comparing every one, where it is set.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class PoolCosines:
         keep_negatives: bool = False, cosine: bool = True, device: str = "cpu", query_block: int = QUERY_BLOCK,
     ) -> None:  # fmt: skip
         self.cosine, self.device, self.query_block = cosine, device, query_block
+        self.index: FaissSearcher | None = None
         self._places, outside = _places(rows, pool, keep_negatives)
         self._rows_of_queries = numbered(row.query for row in rows)
         self.vectors = _encode(encoder, pool, "passage", cache, meter)
@@ -100,7 +106,9 @@ class PoolCosines:
         return rounded(exact_scores(self.query(query), np.stack(passages), cosine=True)) if passages else []
 
     def at(self, query: str, positions: Positions) -> list[float]:
-        return rounded(exact_scores(self.query(query), self.vectors[positions], cosine=True))
+        found = self.vectors[positions]
+        release(self.vectors)
+        return rounded(exact_scores(self.query(query), found, cosine=True))
 
     def query(self, text: str) -> Vectors:
         """Return the vector [D] of a row's query."""
@@ -111,10 +119,11 @@ class PoolCosines:
         """Yield, per query of the rows, pool positions [k'] and scores [k'], best first; k' = min(k, pool size)."""
         if queries:
             vectors = self._queries[[self._rows_of_queries[query] for query in queries]]
-            found = top_k(
-                vectors, self.vectors, k, cosine=self.cosine, device=self.device, query_block=self.query_block
-            )
-            yield from zip(*found)
+            yield from zip(*(self._search(vectors, k) if self.index is None else self.index.search(vectors, k)))
+
+    def _search(self, vectors: Vectors, k: int) -> tuple[Positions, NDArray[np.float32]]:
+        """Compare queries [Q, D] with the whole pool."""
+        return top_k(vectors, self.vectors, k, cosine=self.cosine, device=self.device, query_block=self.query_block)
 
     def _passage(self, place: int) -> Vectors:
         inside = len(self.vectors)

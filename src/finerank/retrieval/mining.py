@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finerank.core.protocols import Encoder, Pair, Scorer
 from finerank.core.records import Row
@@ -19,6 +20,9 @@ from finerank.retrieval.false_negatives import Bounds, Judgement, Picked, Reques
 from finerank.retrieval.hybrid import RRF_K
 from finerank.retrieval.negatives import Known, Proposal, Ranking, Rules, Selection, identity, keep, propose, settle
 from finerank.retrieval.rankers import BM25, DENSE, Ranker, make_ranker
+
+if TYPE_CHECKING:
+    from finerank.retrieval.ann import Kind
 
 DEEPER = 4
 Scores = dict[Pair, float]
@@ -48,7 +52,7 @@ class Setup:
     device: str = "cpu"
     query_block: int = QUERY_BLOCK
     retriever: str = DENSE
-    index: str | None = None
+    index: Kind | None = None
     segmenter: str = "bigrams"
     rrf_k: float = RRF_K
     scorer: Scorer | None = None
@@ -128,7 +132,7 @@ class Miner:
         self.cosines = _cosines(rows, pool, encoder, setup, meter)
         self.ranker: Ranker = make_ranker(
             setup.retriever, self.cosines, pool, seed=setup.seed, segmenter=setup.segmenter, k=setup.rrf_k,
-            index=setup.index, cosine=setup.cosine,
+            cosine=setup.cosine,
         )  # fmt: skip
 
     def mine(self, start: int, stop: int) -> list[Mined]:
@@ -227,7 +231,15 @@ def _cosines(rows: Sequence[Row], pool: Sequence[str], encoder: Encoder | None, 
         return NoCosines()
     if setup.retriever == BM25:
         return CandidateCosines(pool, encoder, setup.cache, meter)
-    return PoolCosines(
+    found = PoolCosines(
         rows, pool, encoder, setup.cache, meter, keep_negatives=setup.keep_negatives, cosine=setup.cosine,
         device=setup.device, query_block=setup.query_block,
     )  # fmt: skip
+    if setup.index is not None:
+        from finerank.retrieval.ann import FaissSearcher
+
+        with meter(len(pool), "indexing passages") as update:
+            found.index = FaissSearcher(
+                found.vectors, setup.index, cosine=setup.cosine, seed=setup.seed, progress=update
+            )
+    return found

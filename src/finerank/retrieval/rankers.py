@@ -29,7 +29,7 @@ DENSE, BM25 = "dense", "bm25"
 
 def make_ranker(
     kind: str, cosines: Cosines, pool: Sequence[str], *, seed: int, segmenter: str = "bigrams", k: float = RRF_K,
-    index: str | None = None, cosine: bool = True,
+    cosine: bool = True,
 ) -> Ranker:  # fmt: skip
     """Return the ranker of ``--retriever``.
 
@@ -37,7 +37,6 @@ def make_ranker(
         cosines: the pool's vectors (``PoolCosines``) unless ``kind`` is ``bm25``.
         segmenter: name of ``retrieval.segment``, resolved.
         k: constant of the fusion.
-        index: kind of a faiss index to search by vectors, or None to compare them all.
         cosine: vectors are compared by cosine.
     """
     if kind == BM25:

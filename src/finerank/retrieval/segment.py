@@ -46,20 +46,30 @@ def jieba_words(stretch: str) -> list[str]:
 
 def segment_by(name: str) -> Segment:
     """Return the function of a resolved name (``resolve``)."""
-    return jieba_words if name == JIEBA else bigrams
+    return jieba_words if name.startswith(JIEBA) else bigrams
 
 
 def resolve(wish: str, pool: Sequence[str]) -> str:
-    """Turn ``auto`` into ``jieba`` if the pool is mostly Chinese and jieba is installed, else into ``bigrams``.
+    """Turn ``auto`` into jieba if the pool is mostly Chinese and jieba is installed, else into ``bigrams``.
+
+    Returns:
+        ``bigrams``, or ``jieba`` with its version, which decides the words: ``jieba 0.42.1``.
 
     Raises:
         UserError: if jieba is asked for by name and not installed.
     """
-    if wish == AUTO:
-        return JIEBA if is_chinese(pool) and jieba_version() is not None else BIGRAMS
-    if wish == JIEBA and jieba_version() is None:
+    version = jieba_version()
+    if wish == JIEBA and version is None:
         raise UserError("--segmenter jieba needs jieba", hint='pip install "finerank[zh]", or --segmenter bigrams')
-    return wish
+    chosen = wish == JIEBA or (wish == AUTO and version is not None and is_chinese(pool))
+    return f"{JIEBA} {version}" if chosen else BIGRAMS
+
+
+def described(name: str, wish: str) -> str:
+    """Say what a resolved name means, and why it was chosen."""
+    if name.startswith(JIEBA):
+        return f"words by {name}" + (" (the pool is Chinese; --segmenter bigrams for pairs)" if wish == AUTO else "")
+    return "pairs of characters" + (" (--segmenter jieba for words)" if wish == AUTO and jieba_version() else "")
 
 
 def jieba_version() -> str | None:

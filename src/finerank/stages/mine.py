@@ -1,140 +1,72 @@
 """``finerank mine``: rows in, the same rows with hard negatives out.
 
-Reads rows and a pool, ranks the pool for each query with an embedder, applies the rules of ``retrieval.negatives``
-and writes every row with its new ``neg``, ``pos_similarities`` and ``neg_similarities``, in resumable shards.
+Reads rows and a pool, ranks the pool for each query by an embedder, by shared words or by both, applies the rules of
+``retrieval.negatives``, has a reranker look at the candidates where there is one, and writes every row with its new
+``neg`` and what is known of them, in resumable shards.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from finerank.core.errors import UsageError, UserError
-from finerank.core.model_options import ModelOptions
-from finerank.core.options import ignored, option, parse_range, semantic
+from finerank.core.errors import UserError
+from finerank.core.mine_options import MineOptions
+from finerank.core.options import semantic
 from finerank.core.outcomes import Outcome
-from finerank.core.seeding import DEFAULT_SEED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from finerank.core.protocols import Progress
     from finerank.core.records import Row
     from finerank.data.outputs import Output
     from finerank.models.bi_encoder import BiEncoder
-    from finerank.retrieval.mining import Miner
+    from finerank.models.cross_encoder import CrossEncoder
+    from finerank.retrieval.mining import Miner, Setup
     from finerank.retrieval.negatives import Rules
 
+__all__ = ["MineOptions", "run"]
+
 SHARD_ROWS = 1024
+RANKED_BY = {"dense": "vectors", "bm25": "words (BM25)", "hybrid": "vectors and words (BM25), fused by ranks"}
 
 
-@dataclass(kw_only=True)
-class MineOptions(ModelOptions):
-    """Options of ``finerank mine``."""
+@dataclass(frozen=True)
+class Task:
+    """What a run works on, read and loaded."""
 
-    model_name_or_path: str = option(help="embedder that ranks the pool: a local folder or a hub name", metavar="M")
-    input_file: list[str] = option(help="rows with query, pos and maybe neg: files or folders", metavar="ROWS")
-    output_file: str = option(help="JSONL file to write: every row, with new negatives", metavar="OUT", semantic=False)
-    candidate_pool: str | None = option(
-        None,
-        "JSONL of passages to take negatives from; without it, the distinct texts of all pos and neg",
-        metavar="POOL",
-    )
-    range_for_sampling: str = option(
-        "10-210",
-        "0-based half-open slice of each query's ranking to take negatives from, cut before positives are removed: "
-        "2-200 is ranks 3 to 200; a higher start gives easier negatives",
-        metavar="A-B",
-    )
-    negative_number: int = option(15, "negatives wanted per row", ge=1)
-    similarity_range: str | None = option(
-        None,
-        "take only negatives whose cosine to the query lies in this range, ends included, e.g. 0.3-0.8",
-        metavar="A-B",
-    )
-    max_positive_ratio: float | None = option(
-        None,
-        "take only negatives whose cosine is at most this share of the row's lowest positive cosine, e.g. 0.95; "
-        "lower removes more false negatives",
-        gt=0,
-        le=1,
-    )
-    margin: float | None = option(
-        None, "take only negatives whose cosine is at least this far below the row's lowest positive cosine", ge=0
-    )
-    sampling: Literal["random", "top"] = option(
-        "random", "random: any of the survivors, drawn with the row's own stream; top: the hardest"
-    )
-    when_short: Literal["pad", "keep", "drop", "error"] = option(
-        "pad",
-        "what to do with a row that has too few negatives left: pad from ranks below the range, best first, by the "
-        "same rules (harder ones never); keep it short; drop it; or stop with an error",
-    )
-    keep_negatives: bool = option(
-        False, "keep the row's own negatives, first; they count towards --negative_number and are never cut"
-    )
-    query_instruction_for_retrieval: str | None = option(
-        None, "instruction put before each query; without it, the model's own prompt"
-    )
-    query_instruction_format_for_retrieval: str = option(
-        "{}{}", "how the instruction (first {}) and the query (second {}) are joined"
-    )
-    normalize_embeddings: bool | None = option(
-        None,
-        "True ranks by cosine, False by inner product of the raw vectors; without it, the model's own configuration "
-        "decides; the rules on similarity always compare cosines",
-    )
-    pooling_method: str | None = option(
-        None, "cls, mean or last_token; without it, the model's own configuration decides", metavar="NAME"
-    )
-    embedder_query_max_length: int | None = option(
-        None, "tokens of a query, special tokens included; without it, the model's own limit", ge=3
-    )
-    embedder_passage_max_length: int | None = option(
-        None, "tokens of a passage, special tokens included; without it, the model's own limit", ge=3
-    )
-    batch_size: Any = ignored("batches are formed by tokens, to fit the machine, and do not change the result")
-    use_gpu_for_searching: bool = option(
-        False, "search on the CUDA device if there is one; the result is the same", semantic=False
-    )
-    search_batch_size: int = option(
-        64, "queries compared with a block of the pool at once; memory and speed only", ge=1, semantic=False
-    )
-    embedding_cache: str = option(
-        "auto",
-        "folder of vectors kept between runs; auto is $FINERANK_CACHE/vectors or ~/.cache/finerank/vectors; none is "
-        "no cache",
-        metavar="DIR|auto|none",
-        semantic=False,
-    )
-    seed: int = option(DEFAULT_SEED, "seed of the sampling; each row has its own stream", ge=0)
-    overwrite: bool = option(False, "replace an output made with other options or inputs", semantic=False)
+    rows: Sequence[Row]
+    pool: Sequence[str]
+    encoder: BiEncoder | None
+    scorer: CrossEncoder | None
+    segmenter: str
+    """How BM25 cuts Chinese, resolved; empty where nothing is cut."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_positive_ratio is not None and self.margin is not None:
-            raise UsageError("--max_positive_ratio and --margin are two forms of one bound", hint="give one of them")
-        rules_of(self)
+    def fingerprints(self) -> dict[str, str]:
+        found = {}
+        if self.encoder is not None:
+            found = {
+                "embedder, queries": self.encoder.fingerprint("query"),
+                "passages": self.encoder.fingerprint("passage"),
+            }
+        return found if self.scorer is None else found | {"reranker": self.scorer.fingerprint()}
 
 
 def rules_of(options: MineOptions) -> Rules:
-    """Return the rules that the options ask for.
-
-    Raises:
-        UsageError: for a malformed range.
-    """
+    """Return the rules that the options ask for."""
     from finerank.retrieval.negatives import Rules
 
-    start, stop = parse_range(options.range_for_sampling, "--range_for_sampling")
-    if start < 0:
-        raise UsageError(f"--range_for_sampling {options.range_for_sampling}: ranks start at 0")
-    cosines = options.similarity_range
+    start, stop = options.bounds()
     return Rules(
         start=start,
         stop=stop,
         number=options.negative_number,
-        similarity_range=parse_range(cosines, "--similarity_range", float) if cosines is not None else None,
+        similarity_range=options.cosines(),
         max_positive_ratio=options.max_positive_ratio,
         margin=options.margin,
         sampling=options.sampling,
@@ -153,26 +85,25 @@ def run(options: MineOptions) -> Outcome:
     from finerank.data.outputs import Output
     from finerank.data.sources import read_rows
 
-    rules = rules_of(options)
     rows = read_rows(options.input_file)
     pool = _pool(options, rows)
-    _check_sizes(options, rows, pool, rules)
-    encoder = _load(options)
+    _check_sizes(options, rows, pool, rules_of(options))
+    task = Task(rows, pool, _load_encoder(options), _load_scorer(options), _segmenter(options, pool))
     inputs = [*options.input_file, *([options.candidate_pool] if options.candidate_pool is not None else [])]
-    fingerprints = {"embedder, queries": encoder.fingerprint("query"), "passages": encoder.fingerprint("passage")}
+    decisive = semantic(options) | {"segmenter": task.segmenter}
     with Output.open(
-        options.output_file, command="mine", options=semantic(options), inputs=inputs, models=fingerprints,
+        options.output_file, command="mine", options=decisive, inputs=inputs, models=task.fingerprints(),
         overwrite=options.overwrite,
     ) as output:  # fmt: skip
         if output.done:
             console.say(f"{options.output_file}: already mined with these options and inputs, nothing to do")
-            return _outcome(output.manifest["counts"], options)
-        _banner(options, encoder, rows, pool)
-        counts = _mine(options, rows, pool, encoder, rules, output)
+            return _outcome(output.manifest["counts"], options, task)
+        _banner(options, task)
+        counts = _mine(options, task, output)
         _refuse_short(options, counts, output)
         output.finish(counts)
     _say_aloud(counts)
-    return _outcome(counts, options)
+    return _outcome(counts, options, task)
 
 
 def _pool(options: MineOptions, rows: Sequence[Row]) -> Sequence[str]:
@@ -204,31 +135,55 @@ def _check_sizes(options: MineOptions, rows: Sequence[Row], pool: Sequence[str],
         console.warn(f"the pool of {len(pool):,} is smaller than --negative_number {options.negative_number}")
 
 
-def _mine(
-    options: MineOptions, rows: Sequence[Row], pool: Sequence[str], encoder: BiEncoder, rules: Rules, output: Output
-) -> dict[str, Any]:
+def _mine(options: MineOptions, task: Task, output: Output) -> dict[str, Any]:
     """Mine shard by shard; return the counts of the whole."""
     from finerank.data import console
-    from finerank.retrieval.mining import Miner, Setup
+    from finerank.retrieval.mining import Miner
     from finerank.retrieval.mining_report import total
-    from finerank.retrieval.vectors import cache_folder
 
-    setup = Setup(
-        rules=rules,
-        seed=options.seed,
-        cosine=encoder.cosine,
-        keep_negatives=options.keep_negatives,
-        cache=cache_folder(options.embedding_cache),
-        device=_search_device(options),
-        query_block=options.search_batch_size,
-    )
-    miner = Miner(rows, pool, encoder, setup, console.progress)
+    rows = task.rows
+    miner = Miner(rows, task.pool, task.encoder, _setup(options, task), _meter)
     shards = []
     with console.progress(len(rows), "mining", "rows") as update:
         for index in range(math.ceil(len(rows) / SHARD_ROWS)):
             shards.append(output.shard(index, partial(_shard, miner, index, options)))
             update(min(SHARD_ROWS, len(rows) - index * SHARD_ROWS))
-    return total(shards, len(pool))
+    return total(shards, len(task.pool))
+
+
+def _setup(options: MineOptions, task: Task) -> Setup:
+    from finerank.retrieval.false_negatives import Bounds
+    from finerank.retrieval.mining import Setup
+    from finerank.retrieval.vectors import cache_folder
+
+    return Setup(
+        rules=rules_of(options),
+        seed=options.seed,
+        cosine=task.encoder is None or task.encoder.cosine,
+        keep_negatives=options.keep_negatives,
+        cache=cache_folder(options.embedding_cache),
+        device=_search_device(options),
+        query_block=options.search_batch_size,
+        retriever=options.retriever,
+        index=options.index,
+        segmenter=task.segmenter,
+        rrf_k=options.rrf_k,
+        scorer=task.scorer,
+        bounds=Bounds(
+            max_score=options.max_negative_score,
+            margin=options.reranker_margin,
+            max_positive_ratio=options.max_reranker_ratio,
+            relabel_from=options.relabel_score(),
+        ),
+    )
+
+
+@contextmanager
+def _meter(total: int, label: str) -> Iterator[Progress]:
+    from finerank.data import console
+
+    with console.progress(total, label) as update:
+        yield update
 
 
 def _shard(miner: Miner, index: int, options: MineOptions) -> tuple[list[bytes], dict[str, Any]]:
@@ -263,11 +218,13 @@ def _refuse_short(options: MineOptions, counts: dict[str, Any], output: Output) 
         )
 
 
-def _load(options: MineOptions) -> BiEncoder:
-    """Load the embedder; None leaves a setting to the model's own configuration."""
+def _load_encoder(options: MineOptions) -> BiEncoder | None:
+    """Load the embedder, if there is one; None leaves a setting to the model's own configuration."""
     from finerank.batching.prompts import format_prompt
     from finerank.models.load import load_encoder
 
+    if options.model_name_or_path is None:
+        return None
     instruction = options.query_instruction_for_retrieval
     return load_encoder(
         options.model_name_or_path,
@@ -285,33 +242,64 @@ def _load(options: MineOptions) -> BiEncoder:
     )
 
 
+def _load_scorer(options: MineOptions) -> CrossEncoder | None:
+    from finerank.models.load import load_scorer
+
+    if options.reranker_name_or_path is None:
+        return None
+    return load_scorer(
+        options.reranker_name_or_path,
+        device=options.device,
+        dtype=options.dtype,
+        max_len=options.reranker_max_length,
+        cache_dir=options.cache_dir,
+        trust_remote_code=options.trust_remote_code,
+    )
+
+
+def _segmenter(options: MineOptions, pool: Sequence[str]) -> str:
+    """Resolve ``--segmenter`` by what the pool holds and what is installed."""
+    from finerank.retrieval.segment import resolve
+
+    return "" if options.retriever == "dense" else resolve(options.segmenter, pool)
+
+
 def _search_device(options: MineOptions) -> str:
+    from finerank.data.console import say
+
     if not options.use_gpu_for_searching:
+        return "cpu"
+    if options.retriever == "bm25" or options.index is not None:
+        searched = "BM25" if options.retriever == "bm25" else "faiss"
+        say(f"--use_gpu_for_searching: {searched} searches on the CPU here")
         return "cpu"
     import torch
 
     if torch.cuda.is_available():
         return "cuda"
-    from finerank.data.console import say
-
     say("--use_gpu_for_searching: there is no CUDA device here, so the search runs on the CPU; the result is the same")
     return "cpu"
 
 
-def _banner(options: MineOptions, encoder: BiEncoder, rows: Sequence[Row], pool: Sequence[str]) -> None:
+def _banner(options: MineOptions, task: Task) -> None:
     from finerank.data import console
+    from finerank.retrieval.segment import described
     from finerank.retrieval.vectors import cache_folder
 
-    console.banner(
-        f"mine {options.output_file}",
-        {
-            **encoder.describe(),
-            "rows": len(rows),
-            "pool": f"{len(pool):,} passages from {options.candidate_pool or 'the rows'}",
-            "range": f"{options.range_for_sampling} of each ranking, {options.negative_number} negatives a row",
-            "vectors kept in": cache_folder(options.embedding_cache) or "nothing (--embedding_cache none)",
-        },
-    )
+    facts: dict[str, object] = {} if task.encoder is None else {**task.encoder.describe()}
+    facts |= {
+        "rows": len(task.rows),
+        "pool": f"{len(task.pool):,} passages from {options.candidate_pool or 'the rows'}",
+        "ranked by": RANKED_BY[options.retriever] + (f", faiss {options.index}" if options.index else ""),
+    }
+    if task.segmenter:
+        facts["Chinese cut into"] = described(task.segmenter, options.segmenter)
+    facts["range"] = f"{options.range_for_sampling} of each ranking, {options.negative_number} negatives a row"
+    if task.scorer is not None:
+        facts["false negatives"] = f"{options.false_negatives}, by {options.reranker_name_or_path}"
+    if task.encoder is not None:
+        facts["vectors kept in"] = cache_folder(options.embedding_cache) or "nothing (--embedding_cache none)"
+    console.banner(f"mine {options.output_file}", facts)
 
 
 def _say_aloud(counts: dict[str, Any]) -> None:
@@ -320,14 +308,30 @@ def _say_aloud(counts: dict[str, Any]) -> None:
     stale = counts["stale_keys_removed"]
     if stale:
         named = ", ".join(f"{key} ({number:,} rows)" for key, number in stale.items())
-        say(f"left out because they described the old negatives: {named}; finerank score writes new teacher scores")
+        say(f"left out because they described the old texts: {named}; finerank score writes new teacher scores")
+    if counts["relabelled"]:
+        say(f"{counts['relabelled']:,} false negatives became positives in {counts['rows_relabelled']:,} rows")
     if counts["rows_still_short"]:
         warn(f"{counts['rows_still_short']:,} rows have fewer negatives than asked for")
 
 
-def _outcome(counts: dict[str, Any], options: MineOptions) -> Outcome:
-    from finerank.retrieval.mining_report import text
+def _outcome(counts: dict[str, Any], options: MineOptions, task: Task) -> Outcome:
+    """Return the table, and write ``--report``."""
+    from finerank.retrieval.mining_page import page
+    from finerank.retrieval.mining_report import suspects, text
 
+    found = suspects(counts, task.rows, task.pool, options.suspects)
+    ranks, output = options.range_for_sampling, options.output_file
+    if options.report is not None:
+        from finerank.data.console import say
+        from finerank.data.outputs import write_atomic
+
+        write_atomic(
+            options.report, page(options.report, counts, options.range_for_sampling, found, options.output_file)
+        )
+        say(f"report: {options.report}")
+    plain = {name: value for name, value in counts.items() if name != "suspects"}
     return Outcome(
-        text(counts, options.range_for_sampling, options.output_file), {"output_file": options.output_file, **counts}
+        text(counts, ranks, output, found),
+        {"output_file": output, **plain, "suspects": [suspect.to_mapping() for suspect in found]},
     )
