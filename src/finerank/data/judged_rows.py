@@ -75,9 +75,8 @@ class JudgedRows:
             elif item[0] in wanted and item[1].strip() and texts.setdefault(*item) != item[1]:
                 message = f'the id "{item[0]}" stands twice with different texts'
                 problems.append((where, Problem(where, "duplicate-id", message)))
-        lost = sum(
-            self._side(grade) == "pos" and name not in texts for each in qrels.values() for name, grade in each.items()
-        )
+        relevant = (name for grades in qrels.values() for name, grade in grades.items() if self._side(grade) == "pos")
+        lost = sum(name not in texts for name in relevant)
         if lost:
             console.warn(
                 f"{self.folder}: {lost:,} relevant passages are not in corpus.jsonl, or blank, and are left out"
