@@ -61,6 +61,20 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[Record]:
     yield from _objects(stream, name, refuse_array=True)
 
 
+def read_block(block: bytes, name: str, first: int) -> Iterator[Record]:
+    """Yield the objects of whole lines out of a JSONL stream.
+
+    Args:
+        first: number of the block's first line in the stream; 1 is the stream's head, which is looked at as such.
+    """
+    yield from _objects(io.BytesIO(block), name, refuse_array=True, first=first)
+
+
+def is_no_jsonl(head: bytes) -> bool:
+    """Say whether the head of a stream shows something else than JSONL, of which only that is said."""
+    return sniff(head) is not None or head.removeprefix(BOM).lstrip(SPACE).startswith(b"[")
+
+
 def read_json(stream: BinaryIO, name: str) -> Iterator[Record]:
     """Yield the objects of a ``.json`` stream: an array, one object over several lines, or JSONL."""
     head = line = stream.readline(MAX_LINE)
@@ -122,9 +136,9 @@ class _Chained:
         return line + self.stream.readline(limit - len(line))
 
 
-def _objects(stream: BinaryIO | _Chained, name: str, refuse_array: bool) -> Iterator[Record]:
-    number = blank = skipped = 0
-    seen = False
+def _objects(stream: BinaryIO | _Chained, name: str, refuse_array: bool, first: int = 1) -> Iterator[Record]:
+    number, blank, skipped = first - 1, 0, 0
+    seen = first > 1
     while line := stream.readline(MAX_LINE + 1):
         number += 1
         where = f"{name}:{number}"

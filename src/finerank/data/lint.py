@@ -1,234 +1,222 @@
 """What can be wrong with rows that parse: contradictions, repeats, short groups, odd scores, leaks.
 
-Rows are looked at one by one and kept as 64-bit digests of their normal forms, so a million rows of sixteen passages
-need about 200 MB, not their texts.
+Blocks are looked at one by one (``examine``) and kept as 64-bit digests in flat arrays: about 110 bytes for a row of
+eight passages. Rows are compared with each other at the end, with numpy.
 """
 
 from __future__ import annotations
 
-import hashlib
 from array import array
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from finerank.core.errors import Problem
-from finerank.core.records import Row
-from finerank.data.text import normal_form
+from finerank.data.examine import MAX_PROBLEMS, SIDES, Range, Seen
+from finerank.data.findings import SHOWN_PLACES, UNUSABLE_HINT, WARNINGS, Finding, Places
+from finerank.data.lengths import Histogram
+from finerank.data.text_looks import fingerprint
 
-SHOWN_PLACES = 5
-MAX_PROBLEMS = 10_000
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-MESSAGES: dict[str, str] = {
-    "positive-in-negatives": "a positive stands among the row's own negatives",
-    "positive-in-negatives-folded": "a positive stands among the negatives, but for case, width or white space",
-    "sibling-positive": "a negative is a positive of the same query in another row",
-    "duplicate-row": "query and positives stand in an earlier row",
-    "duplicate-query": "the query stands in an earlier row, with other positives",
-    "duplicate-id": 'the "id" stands in an earlier row with another query',
-    "repeated-passage": "a passage stands twice in the row's positives or twice in its negatives",
-    "no-negatives": "the row has no negative: in-batch and random ones will be used",
-    "short-group": "fewer distinct negatives than the group size asks for: others will be filled in",
-    "mixed-scores": "the row has no teacher scores while other rows have them",
-    "score-order": "a negative's teacher score is above the row's lowest positive's: a false negative, maybe",
-    "leaked-query": "the query is in the test data",
-    "leaked-passage": "a positive is relevant in the test data",
-}
-"""Code -> what it says of one row, in the order of the report."""
+    Rows = NDArray[np.int64]
 
-
-@dataclass
-class Finding:
-    """A kind of trouble: its code, how many rows have it, where the first ones stand."""
-
-    code: str
-    message: str
-    unusable: bool
-    count: int = 0
-    places: list[str] = field(default_factory=list)
-
-    def add(self, where: str) -> None:
-        self.count += 1
-        if len(self.places) < SHOWN_PLACES:
-            self.places.append(where)
+SHARED = 10
+"""Different queries of one positive from which on it is remarkable."""
 
 
 @dataclass(frozen=True)
 class Judgements:
     """What must not be learnt from: normal-form digests of test queries and of their relevant passages."""
 
-    queries: frozenset[int]
-    passages: frozenset[int]
-
-
-def fingerprint(text: str) -> int:
-    """Return 64 bits that stand for a text's normal form."""
-    return int.from_bytes(hashlib.blake2b(normal_form(text).encode(), digest_size=8).digest(), "big")
+    queries: array[int]
+    passages: array[int]
 
 
 def judgements(pairs: Iterable[tuple[str, Iterable[str]]]) -> Judgements:
     """Return the digests of test queries with their relevant passages."""
-    queries: set[int] = set()
-    passages: set[int] = set()
+    found = Judgements(array("Q"), array("Q"))
     for query, relevant in pairs:
-        queries.add(fingerprint(query))
-        passages.update(map(fingerprint, relevant))
-    return Judgements(frozenset(queries), frozenset(passages))
+        found.queries.frombytes(fingerprint(query))
+        found.passages.frombytes(b"".join(map(fingerprint, relevant)))
+    return found
 
 
 class Lint:
-    """Looks at rows as they come; ``findings`` and ``facts`` say what was seen.
+    """Joins what was seen in blocks, in their order; ``findings`` and ``facts`` say what it amounts to.
 
     Args:
-        train_group_size: passages of a group, the positive included.
-        test: leakage is looked for if given.
+        tests: name -> what it judges; leakage is looked for if any is given.
     """
 
-    def __init__(self, train_group_size: int, test: Judgements | None = None) -> None:
-        self.group_size = train_group_size
-        self.test = test
+    def __init__(self, tests: Mapping[str, Judgements] | None = None) -> None:
+        self.tests = dict(tests or {})
         self.problems: list[Problem] = []
-        self.rows = self.unusable = 0
-        self._found: dict[str, Finding] = {}
-        self._files: dict[str, int] = {}
-        self._places = array("Q")
-        self._queries = array("Q")
-        self._sides: list[tuple[array[int], array[int]]] = []
-        self._passages: set[int] = set()
-        self._passage_uses = 0
-        self._ids: dict[str, int] = {}
-        self._scores: dict[str, _Range] = {"pos_scores": _Range(), "neg_scores": _Range()}
-        self._scored = bytearray()
+        self.unusable = 0
+        self.leaks: dict[str, dict[str, int]] = {}
+        self.lengths = {side: Histogram() for side in SIDES}
+        self.tokens = {side: [0, 0] for side in SIDES[:3]}
+        self.keys: dict[str, int] = defaultdict(int)
+        self._files = Places()
+        self._messages: dict[str, str] = {}
+        self._bad: dict[str, array[int]] = defaultdict(lambda: array("Q"))
+        self._found: dict[str, array[int]] = defaultdict(lambda: array("Q"))
+        self._all = Seen()
+        self._id_rows, self._passage_places = array("Q"), array("Q")
 
-    def add(self, item: Row | list[Problem]) -> None:
-        """Look at one row, or at what kept a line from being one."""
-        if isinstance(item, Row):
-            self._add_row(item)
-            return
-        self.unusable += 1
-        for problem in item:
-            self._find(problem.code, problem.where, problem.message)
-            if len(self.problems) < MAX_PROBLEMS:
-                self.problems.append(problem)
+    @property
+    def rows(self) -> int:
+        return len(self._all.queries)
+
+    def add(self, seen: Seen) -> None:
+        """Take the next block."""
+        everything, before, passages = self._all, self.rows, len(self._all.passages)
+        numbers = [self._files.names.setdefault(name, len(self._files.names)) for name in seen.names]
+        line = (1 << Places.BITS) - 1
+        everything.places.extend(numbers[place >> Places.BITS] << Places.BITS | place & line for place in seen.places)
+        for name in ("queries", "passages", "positives", "negatives"):
+            getattr(everything, name).frombytes(getattr(seen, name).tobytes())
+        everything.scored += seen.scored
+        for code, rows in seen.found.items():
+            self._found[code].extend(before + row for row in rows)
+        for code, places in seen.bad.items():
+            self._bad[code].extend(numbers[place >> Places.BITS] << Places.BITS | place & line for place in places)
+        self.unusable += seen.unusable
+        for problem in seen.problems:
+            self._messages.setdefault(problem.code, problem.message)
+        self.problems += seen.problems[: MAX_PROBLEMS - len(self.problems)]
+        for name, numbers_seen in seen.scores.items():
+            everything.scores[name].join(numbers_seen)
+        self._id_rows.extend(before + row for row in seen.ids[0])
+        everything.ids[1].extend(seen.ids[1])
+        self._passage_places.extend(passages + place for place in seen.passage_ids[0])
+        everything.passage_ids[1].extend(seen.passage_ids[1])
+        self._add_lengths(seen)
+
+    def _add_lengths(self, seen: Seen) -> None:
+        for side in SIDES:
+            self.lengths[side].update(seen.lengths[side])
+        for side, (tokens, unknown) in seen.tokens.items():
+            self.tokens[side][0] += tokens
+            self.tokens[side][1] += unknown
+        for key, count in seen.keys.items():
+            self.keys[key] += count
 
     def findings(self) -> list[Finding]:
-        """Return all kinds of trouble: unusable rows first, then warnings in the order of ``MESSAGES``."""
-        self._compare_rows()
-        order = list(MESSAGES)
-        rank = {code: order.index(code) if code in MESSAGES else -1 for code in self._found}
-        return sorted(self._found.values(), key=lambda finding: (rank[finding.code], -finding.count, finding.code))
+        """Return all kinds of trouble: unusable rows first, then warnings in the order of ``WARNINGS``."""
+        names = list(self._files.names)
+        bad = [
+            Finding(code, self._messages.get(code, code), UNUSABLE_HINT, True, len(places), lines=places)
+            for code, places in sorted(self._bad.items(), key=lambda item: (-len(item[1]), item[0]))
+        ]
+        found = {code: array("Q", sorted(rows)) for code, rows in self._found.items()}
+        found |= {code: array("Q", rows.tolist()) for code, rows in self._between_rows() if len(rows)}
+        places = self._all.places
+        soft = [
+            Finding(
+                code, *WARNINGS[code], False, len(found[code]), lines=array("Q", [places[row] for row in found[code]])
+            )
+            for code in WARNINGS
+            if found.get(code)
+        ]
+        for finding in (*bad, *soft):
+            finding.places = [self._files.text(place, names) for place in finding.lines[:SHOWN_PLACES]]
+        return bad + soft
+
+    def lines(self, finding: Finding) -> dict[str, list[int]]:
+        """Return all lines of a finding, by file."""
+        names, line = list(self._files.names), (1 << Places.BITS) - 1
+        found: dict[str, list[int]] = defaultdict(list)
+        for place in finding.lines:
+            found[names[place >> Places.BITS]].append(place & line)
+        return dict(found)
 
     def facts(self) -> dict[str, Any]:
         """Return counts of what is there."""
-        scored = sum(self._scored)
+        import numpy as np
+
+        everything = self._all
+        scored = sum(everything.scored)
         facts: dict[str, Any] = {
             "rows": self.rows,
             "unusable": self.unusable,
-            "distinct_queries": len(set(self._queries)),
-            "distinct_passages": len(self._passages),
-            "passages": self._passage_uses,
-            "negatives_per_row": round(sum(len(neg) for _, neg in self._sides) / max(self.rows, 1), 2),
+            "distinct_queries": len(np.unique(_view(everything.queries))),
+            "distinct_passages": len(np.unique(_view(everything.passages))),
+            "passages": len(everything.passages),
+            "negatives_per_row": round(sum(everything.negatives) / max(self.rows, 1), 2),
             "rows_with_teacher_scores": scored,
         }
-        if scored:
-            facts["teacher_scores"] = {name: seen.facts() for name, seen in self._scores.items() if seen.count}
-            facts["teacher_score_scale"] = _scale(self._scores.values())
+        if any(seen.count for seen in everything.scores.values()):
+            facts["teacher_scores"] = {name: seen.facts() for name, seen in everything.scores.items() if seen.count}
+            facts["teacher_score_scale"] = scale_of(everything.scores.values())
         return facts
 
-    def _add_row(self, row: Row) -> None:
-        query = fingerprint(row.query)
-        pos, neg = (array("Q", map(fingerprint, texts)) for texts in (row.positives, row.negatives))
-        self.rows += 1
-        self._queries.append(query)
-        self._sides.append((pos, neg))
-        self._places.append(self._place(row.where))
-        self._passages.update(pos, neg)
-        self._passage_uses += len(pos) + len(neg)
-        for code in self._of_one_row(row, query, pos, neg):
-            self._find(code, row.where)
-        self._look_at_scores(row)
+    def _between_rows(self) -> Iterator[tuple[str, Rows]]:
+        """Yield what only shows between rows: code and rows, ascending."""
+        import numpy as np
 
-    def _of_one_row(self, row: Row, query: int, pos: array[int], neg: array[int]) -> Iterator[str]:
-        if not set(row.positives).isdisjoint(row.negatives):
-            yield "positive-in-negatives"
-        elif not set(pos).isdisjoint(neg):
-            yield "positive-in-negatives-folded"
-        if len(set(pos)) < len(pos) or len(set(neg)) < len(neg):
-            yield "repeated-passage"
-        if not neg:
-            yield "no-negatives"
-        elif len(set(neg) - set(pos)) < self.group_size - 1:
-            yield "short-group"
-        if self.test is not None and query in self.test.queries:
-            yield "leaked-query"
-        if self.test is not None and not self.test.passages.isdisjoint(pos):
-            yield "leaked-passage"
-        name = row.extra.get("id")
-        if isinstance(name, (str, int)) and self._ids.setdefault(str(name), query) != query:
-            yield "duplicate-id"
+        everything = self._all
+        scored = np.frombuffer(bytes(everything.scored), np.uint8)
+        if scored.any():
+            yield "mixed-scores", np.flatnonzero(scored == 0)
+        queries, passages = _view(everything.queries), _view(everything.passages)
+        positives = _view(everything.positives).astype(np.int64)
+        sizes = positives + _view(everything.negatives).astype(np.int64)
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+        owners = np.repeat(np.arange(len(queries)), sizes)
+        on_top = np.arange(len(passages)) < (starts[:-1] + positives)[owners]
+        yield from self._same_queries(queries, passages, starts, positives)
+        rows = _view(self._id_rows).astype(np.int64)
+        yield "duplicate-id", np.unique(rows[_differs(_view(everything.ids[1]), queries[rows])])
+        places = _view(self._passage_places).astype(np.int64)
+        names, texts = _view(everything.passage_ids[1]), passages[places]
+        yield "passage-id-reused", np.unique(owners[places[_differs(names, texts)]])
+        yield "passage-with-two-ids", np.unique(owners[places[_differs(texts, names)]])
+        yield "shared-positive", _shared(passages[on_top], queries[owners[on_top]], owners[on_top])
+        leaked: dict[str, list[Rows]] = {"leaked-query": [], "leaked-passage": []}
+        for name, test in self.tests.items():
+            asked = np.flatnonzero(np.isin(queries, _view(test.queries)))
+            answered = np.unique(owners[on_top][np.isin(passages[on_top], _view(test.passages))])
+            self.leaks[name] = {"queries": len(asked), "passages": len(answered)}
+            leaked["leaked-query"].append(asked)
+            leaked["leaked-passage"].append(answered)
+        for code, parts in leaked.items():
+            if parts:
+                yield code, np.unique(np.concatenate(parts))
 
-    def _look_at_scores(self, row: Row) -> None:
-        self._scored.append(row.pos_scores is not None and (row.neg_scores is not None or not row.negatives))
-        self._scores["pos_scores"].add(row.pos_scores or ())
-        self._scores["neg_scores"].add(row.neg_scores or ())
-        if row.pos_scores and row.neg_scores and max(row.neg_scores) > min(row.pos_scores):
-            self._find("score-order", row.where)
+    def _same_queries(self, queries: Any, passages: Any, starts: Any, positives: Any) -> Iterator[tuple[str, Rows]]:
+        """Compare the rows of each query that has several."""
+        import numpy as np
 
-    def _compare_rows(self) -> None:
-        """Find what only shows between rows; once, when all have been seen."""
-        positives: dict[int, set[int]] = defaultdict(set)
-        times = Counter(self._queries)
-        some_scored = any(self._scored)
-        for code in ("sibling-positive", "duplicate-row", "duplicate-query", "mixed-scores"):
-            self._found.pop(code, None)
-        for query, (pos, _) in zip(self._queries, self._sides):
-            if times[query] > 1:
-                positives[query].update(pos)
-        seen: dict[int, set[frozenset[int]]] = defaultdict(set)
-        for index, (query, (pos, neg)) in enumerate(zip(self._queries, self._sides)):
-            if some_scored and not self._scored[index]:
-                self._find("mixed-scores", self._where(index))
-            if times[query] == 1:
-                continue
-            if not (positives[query] - set(pos)).isdisjoint(neg):
-                self._find("sibling-positive", self._where(index))
-            before, these = seen[query], frozenset(pos)
-            if before:
-                self._find("duplicate-row" if these in before else "duplicate-query", self._where(index))
-            before.add(these)
-
-    def _find(self, code: str, where: str, message: str = "") -> None:
-        finding = self._found.setdefault(code, Finding(code, MESSAGES.get(code, message), code not in MESSAGES))
-        finding.add(where)
-
-    def _place(self, where: str) -> int:
-        name, _, line = where.rpartition(":")
-        return self._files.setdefault(name, len(self._files)) << 40 | int(line)
-
-    def _where(self, index: int) -> str:
-        place = self._places[index]
-        return f"{list(self._files)[place >> 40]}:{place & (1 << 40) - 1}"
+        order = np.argsort(queries, kind="stable")
+        bounds = np.flatnonzero(np.diff(queries[order])) + 1
+        begins, ends = np.concatenate([[0], bounds]), np.concatenate([bounds, [len(order)]])
+        found: dict[str, list[int]] = {"sibling-positive": [], "duplicate-row": [], "duplicate-query": []}
+        for group in np.flatnonzero(ends - begins > 1) if len(order) else ():
+            rows = order[begins[group] : ends[group]].tolist()
+            sides = [
+                (
+                    frozenset(passages[starts[row] : starts[row] + positives[row]].tolist()),
+                    passages[starts[row] + positives[row] : starts[row + 1]].tolist(),
+                )
+                for row in rows
+            ]
+            every = frozenset().union(*(own for own, _ in sides))
+            before: set[frozenset[int]] = set()
+            for row, (own, others) in zip(rows, sides):
+                if not (every - own).isdisjoint(others):
+                    found["sibling-positive"].append(row)
+                if before:
+                    found["duplicate-row" if own in before else "duplicate-query"].append(row)
+                before.add(own)
+        for code, numbers in found.items():
+            yield code, np.unique(np.array(numbers, np.int64))
 
 
-class _Range:
-    """Count, least, greatest and mean of numbers that pass by."""
-
-    def __init__(self) -> None:
-        self.count, self.total = 0, 0.0
-        self.low, self.high = float("inf"), float("-inf")
-
-    def add(self, numbers: Iterable[float]) -> None:
-        for number in numbers:
-            self.count += 1
-            self.total += number
-            self.low, self.high = min(self.low, number), max(self.high, number)
-
-    def facts(self) -> dict[str, float]:
-        return {"min": self.low, "mean": self.total / self.count, "max": self.high}
-
-
-def _scale(ranges: Iterable[_Range]) -> str:
+def scale_of(ranges: Iterable[Range]) -> str:
     """Name the scale of teacher scores by their range: a guess that a person can check."""
     seen = [each for each in ranges if each.count]
     low, high = min(each.low for each in seen), max(each.high for each in seen)
@@ -237,3 +225,31 @@ def _scale(ranges: Iterable[_Range]) -> str:
     if low >= 0 and high <= 1:
         return "0 to 1 (probabilities)"
     return "-1 to 1 (similarities)" if low >= -1 and high <= 1 else "logits"
+
+
+def _view(numbers: array[int]) -> Any:
+    """Return an array's numbers for numpy, without a copy."""
+    import numpy as np
+
+    return np.frombuffer(numbers, np.dtype(f"u{numbers.itemsize}")) if numbers else np.zeros(0, f"u{numbers.itemsize}")
+
+
+def _differs(names: Any, values: Any) -> Any:
+    """Say for each of N entries whether its value is not that of the first entry of the same name: bool [N]."""
+    import numpy as np
+
+    if not len(names):
+        return np.zeros(0, bool)
+    _, first, which = np.unique(names, return_index=True, return_inverse=True)
+    return values != values[first][which]
+
+
+def _shared(passages: Any, queries: Any, rows: Any) -> Rows:
+    """Return the rows with a positive that at least ``SHARED`` different queries have."""
+    import numpy as np
+
+    names, which, times = np.unique(passages, return_inverse=True, return_counts=True)
+    often = times[which] >= SHARED  # only these can; the rest is left out of the larger sort
+    pairs = np.unique(np.stack([which[often].astype(np.uint64), queries[often]]), axis=1)
+    counts = np.bincount(pairs[0].astype(np.int64), minlength=len(names))
+    return np.unique(rows[counts[which] >= SHARED])
