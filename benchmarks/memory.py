@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-SAMPLED_SECONDS = 0.05
+SAMPLED_SECONDS = 0.1
 FIELDS = {"VmRSS": "resident", "RssAnon": "anonymous"}
 
 

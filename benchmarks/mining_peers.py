@@ -8,7 +8,7 @@ folders in order. Every run is a fresh process, start-up and model loading inclu
 engines take turns, and the turn's order moves on by one each round. FlagEmbedding runs in the environment of
 FLAGEMBEDDING_PYTHON (README.md). Its wheel has no mining script; ``--hn_mine`` names the one of its repository,
 otherwise mining_engines.py takes the same steps. FILE is written after every run and read at the start: a benchmark
-that was stopped goes on.
+that was stopped goes on, and tries again what failed.
 """
 
 from __future__ import annotations
@@ -140,9 +140,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument(
-        "--limit", type=float, default=3600, help="seconds a run may take; one who exceeds it is out"
-    )
+    parser.add_argument("--limit", type=float, default=3600, help="seconds a run may take; who needs more is left out")
     parser.add_argument("--max_length", type=int, help="tokens for all engines; without it, each engine's own default")
     parser.add_argument("--pooling", default="mean", help="what FlagEmbedding cannot read from the model")
     parser.add_argument("--hn_mine", type=Path, help="FlagEmbedding's own script, run in its environment")
@@ -160,7 +158,7 @@ def main() -> None:
         before = json.loads(options.out.read_text(encoding="utf-8"))
         if before["setup"] != setup:
             raise SystemExit(f"{options.out} holds results of another setup: {before['setup']}")
-        runs = before["runs"]
+        runs = [run for run in before["runs"] if run["exit"] == 0]
     for number in range(options.rounds):
         turn = number % len(options.engines)
         for engine in (*options.engines[turn:], *options.engines[:turn]):
