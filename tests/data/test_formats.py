@@ -165,7 +165,7 @@ def test_passages_named_by_id_take_their_texts_from_a_corpus() -> None:
     assert set(named_passages(record)) == {"a", "7"}
     _, row = parse_record(record, "f:1", texts={"a": "p", "7": "n"})
     assert row.to_mapping() == {
-        "query": "q", "pos": ["p"], "neg": ["n"], "id": 1, "pos_id": ["a"], "neg_id": [7],
+        "query": "q", "pos": ["p"], "neg": ["n"], "id": 1, "pos_id": ["a"], "neg_id": ["7"],
     }  # fmt: skip
     with pytest.raises(DataError, match='holds no passage "7"'):
         parse_record(record, "f:1", texts={"a": "p"})
@@ -190,6 +190,70 @@ def test_every_verb_reads_foreign_records_with_their_places(tmp_path: Path) -> N
     with pytest.raises(DataError) as caught:
         read_rows([path])
     assert [(problem.where, problem.code) for problem in caught.value.problems] == [(f"{path}:2", "blank-pos")]
+
+
+KEYS = st.sampled_from(
+    ["query", "anchor", "pos", "neg", "positive", "negative", "negative_1", "negative_2", "docs", "passage", "answer",
+     "label", "labels", "score", "scores", "positive_passages", "negative_passages", "positive_document_ids", "pos_id",
+     "negative_document_ids", "query_id", "title", "docid", "text"]
+)  # fmt: skip
+SCALARS = st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.sampled_from(["", " ", "a", "b"])
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3))
+FORMS = ["auto", "rows", "pair", "triplet", "n-tuple", "labeled-pair", "labeled-list", "tevatron"]
+
+
+@settings(max_examples=400, deadline=None)
+@given(record=st.dictionaries(KEYS, VALUES, max_size=5), form=st.sampled_from(FORMS))
+def test_any_object_is_a_row_or_a_problem(record: dict[str, Any], form: str) -> None:
+    told = None
+    try:
+        found, row = parse_record(record, "f:1", form, texts={"a": "x"})
+    except DataError as error:
+        told = error.problems
+    if told is not None:
+        assert told
+        assert all(problem.where == "f:1" and len(problem.message) < 400 for problem in told)
+        return
+    assert row.query.strip()
+    assert row.positives or (found == "labeled-pair" and row.negatives)
+    assert all(text.strip() for text in (*row.positives, *row.negatives))
+    with Grouping() as gathered:
+        gathered.add(row)
+        assert len(list(gathered.rows())) == 1
+
+
+TRIPLET = b'{"anchor": "q", "positive": "p", "negative": "n"}'
+
+
+@pytest.mark.parametrize(
+    ("content", "count"),
+    [
+        (b"\xef\xbb\xbf" + TRIPLET + b"\r\n\r\n" + TRIPLET + b"\r\n", 2),
+        ('{"anchor": "a\u2028b\u0085c", "positive": "p\u2029"}'.encode(), 1),
+        (b"[" + TRIPLET + b",\n" + TRIPLET + b"]", 2),
+    ],
+)
+def test_odd_files_of_foreign_records_are_read(tmp_path: Path, content: bytes, count: int) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    assert len(read_rows([path])) == count
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b'{"anchor": "q", "positive": "p", "negative": "n", "scores": [NaN, 1]}', "not-finite"),
+        (b'{"anchor": "q", "positive": "p", "positive": "r"}', "duplicate-key"),
+        (b'{"query": "q", "docs": ["a"], "labels": [1e999]}', "not-finite"),
+        (b'{"query": "q", "passage": "caf\xe9", "label": 1}', "not-utf8"),
+    ],
+)
+def test_bad_files_of_foreign_records_are_refused(tmp_path: Path, content: bytes, code: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(TRIPLET + b"\n" + content)
+    with pytest.raises(DataError) as caught:
+        read_rows([path])
+    assert [(problem.where, problem.code) for problem in caught.value.problems] == [(f"{path}:2", code)]
 
 
 def test_labeled_pairs_are_gathered_by_query(tmp_path: Path) -> None:

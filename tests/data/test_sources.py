@@ -14,6 +14,7 @@ from finerank.core.errors import DataError, UserError
 from finerank.data import files
 from finerank.data.sources import (
     is_judged,
+    iter_pool_records,
     pool_of,
     read_candidates,
     read_judged,
@@ -187,6 +188,25 @@ def test_pool_in_its_three_shapes(tmp_path: Path) -> None:
     assert read_pool(pool) == ["a", "T b", "c", "d", "only a title"]
     beir = write(tmp_path / "beir" / "corpus.jsonl", {"_id": "1", "title": "T", "text": "b"}).parent
     assert read_pool(beir) == ["T b"]
+
+
+@pytest.mark.parametrize("name", ["p.jsonl.gz", "p.json.zst", "p.parquet", "p.json"])
+def test_a_pool_with_ids_from_any_container_and_folder(tmp_path: Path, name: str) -> None:
+    import gzip
+
+    import zstandard
+
+    lines = [{"_id": "1", "title": "T", "text": "b"}, {"_id": "2", "title": None, "text": "c"}]
+    path, body = tmp_path / "pool" / name, b"\n".join(json.dumps(line).encode() for line in lines)
+    path.parent.mkdir()
+    if name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(lines), path)
+    else:
+        pack = {"gz": gzip.compress, "zst": zstandard.compress}.get(name.rpartition(".")[2], bytes)
+        path.write_bytes(pack(body))
+    assert list(iter_pool_records(path)) == [("1", "T b"), ("2", "c")]
+    write(path.parent / "a.jsonl", {"text": "x"}, {"id": 3, "contents": "y"}, {"docid": "4", "text": "z"})
+    assert list(iter_pool_records(path.parent))[:4] == [(None, "x"), ("3", "y"), ("4", "z"), ("1", "T b")]
 
 
 def test_bad_pools(tmp_path: Path) -> None:

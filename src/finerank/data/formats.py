@@ -60,7 +60,12 @@ def format_of(record: Mapping[str, Any]) -> str:
 def named_passages(record: Mapping[str, Any]) -> Iterator[str]:
     """Yield the ids by which a record of Tevatron names passages that stand elsewhere."""
     for key in ID_LISTS:
-        yield from map(str, record.get(key) or ())
+        yield from _named(record, key)
+
+
+def _named(record: Mapping[str, Any], key: str) -> list[str]:
+    value = record.get(key)
+    return [str(name) for name in value] if isinstance(value, list) else []
 
 
 def parse_record(
@@ -211,7 +216,7 @@ def _looked_up(record: Mapping[str, Any], where: str, known: Mapping[str, str] |
     if lost:
         raise _error(where, "unknown-id", f'the corpus holds no passage "{lost[0][:80]}"')
     sides = zip(("positive_passages", "negative_passages"), ID_LISTS)
-    return {key: [{"docid": name, "text": known[str(name)]} for name in record.get(ids) or ()] for key, ids in sides}
+    return {key: [{"docid": name, "text": known[name]} for name in _named(record, ids)] for key, ids in sides}
 
 
 def _passages(value: Any, side: str, key: str, where: str) -> dict[str, Any]:
