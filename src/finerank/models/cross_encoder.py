@@ -104,7 +104,7 @@ class CrossEncoder:
         stored = read_json(name, LENGTHS_FILE, cache_dir)
         own = stored.get("max_len") or min(DEFAULT_MAX_LEN, model.tokenizer.model_max_length)
         length = bounded_length(asked, own, transformer.config, "max length")
-        if asked is None:
+        if asked is None and query_max_len is None and passage_max_len is None:
             query_max_len, passage_max_len = stored.get("query_max_len"), stored.get("passage_max_len")
         _half_backbone(transformer, dtype)
         model.eval()
