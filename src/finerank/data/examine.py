@@ -10,7 +10,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from finerank.core.errors import DataError, Problem
 from finerank.core.records import Row
@@ -20,7 +20,7 @@ from finerank.data.formats import parse_record
 from finerank.data.lengths import Histogram, Ruler
 from finerank.data.plain_rows import plain_row
 from finerank.data.row_keys import odd_keys
-from finerank.data.text_looks import FLAGS, SHORT, Looks, nearly_same
+from finerank.data.text_looks import FLAGS, Looks, nearly_same
 
 MAX_PROBLEMS = 10_000
 SIDES = ("query", "positive", "negative", "pair")
@@ -104,15 +104,15 @@ class Examiner:
         self.group_size = group_size
         self._ruler = Ruler(description) if description else None
         self._looks = Looks()
-        self._signatures: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+        self._signatures: dict[tuple[str, ...], tuple[list[tuple[str, str]], bool]] = {}
 
     def __call__(self, block: Block) -> Seen:
         """Look at one block."""
         seen, places = Seen(), Places()
-        rows: list[tuple[list[str], int]] = []
+        rows: list[_Texts] = []
         for where, record in block.records():
             try:
-                texts, count, row = _sound(where, record)
+                texts, row = _sound(where, record)
             except DataError as error:
                 seen.unusable += 1
                 for problem in error.problems:
@@ -120,39 +120,46 @@ class Examiner:
                 seen.problems += error.problems[: MAX_PROBLEMS - len(seen.problems)]
                 continue
             seen.places.append(places.pack(where))
-            self._add(seen, texts, count, row, record)  # type: ignore[arg-type]
-            rows.append((texts, count))
+            self._add(seen, texts, row, record)  # type: ignore[arg-type]
+            rows.append(texts)
         if self._ruler is not None:
             self._measure(seen, rows, self._ruler)
         seen.names = list(places.names)
         self._looks.settle()
         return seen
 
-    def _add(self, seen: Seen, texts: list[str], count: int, row: Row | None, record: Mapping[str, Any]) -> None:
-        number = len(seen.queries)
-        looks = list(map(self._looks.__getitem__, texts))
-        digests = [look[0] for look in looks]
-        query, positives, negatives = digests[0], digests[1 : count + 1], digests[count + 1 :]
+    def _add(self, seen: Seen, texts: _Texts, row: Row | None, record: Mapping[str, Any]) -> None:
+        number, count = len(seen.queries), texts.positives
+        looks = self._looks.of_row(texts.all, texts.joined)
+        query, positives, negatives = looks.digests[0], looks.digests[1 : count + 1], looks.digests[count + 1 :]
         seen.queries.frombytes(query)
-        seen.passages.frombytes(b"".join(digests[1:]))
+        seen.passages.frombytes(b"".join(looks.digests[1:]))
         seen.positives.append(count)
         seen.negatives.append(len(negatives))
-        codes = [*self._contradictions(texts, count, query, positives, negatives), *_flagged(looks)]
-        extra = record if row is None else row.extra
-        codes += _look_at_ids(seen, number, extra, count, len(negatives))
-        codes += self._keys(seen, record)
-        codes += _look_at_scores(seen, row)
-        for code in codes:
+        codes = list(self._contradictions(texts, looks.forms, query, positives, negatives))
+        if looks.flags:
+            codes += [code for bit, code in enumerate(FLAGS) if looks.flags >> bit & 1]
+        signature = tuple(record)
+        odd, has_ids = self._signatures.get(signature) or self._signature(signature)
+        if has_ids:
+            codes += _look_at_ids(seen, number, record if row is None else row.extra, count, len(negatives))
+        for code, key in odd:
+            seen.keys[key] += 1
+            codes.append(code)
+        if row is not None and _look_at_scores(seen, row):
+            codes.append("score-order")
+        seen.scored.append(row is not None and _is_scored(row))
+        for code in dict.fromkeys(codes):
             seen.found[code].append(number)
 
     def _contradictions(
-        self, texts: list[str], count: int, query: bytes, positives: list[bytes], negatives: list[bytes]
+        self, texts: _Texts, forms: list[str], query: bytes, positives: list[bytes], negatives: list[bytes]
     ) -> Iterator[str]:
-        pos, neg = set(positives), set(negatives)
+        pos, neg, count = set(positives), set(negatives), texts.positives
         if not pos.isdisjoint(neg):
-            exact = not set(texts[1 : count + 1]).isdisjoint(texts[count + 1 :])
+            exact = not set(texts.all[1 : count + 1]).isdisjoint(texts.all[count + 1 :])
             yield "positive-in-negatives" if exact else "positive-in-negatives-folded"
-        elif nearly_same(texts[1 : count + 1], texts[count + 1 :]):
+        elif nearly_same(forms[1 : count + 1], forms[count + 1 :]):
             yield "positive-in-negatives-near"
         if query in pos:
             yield "query-in-positives"
@@ -162,37 +169,34 @@ class Examiner:
             yield "repeated-passage"
         if not neg:
             yield "no-negatives"
-        elif len(neg - pos) < self.group_size - 1:
+        elif len(neg) < self.group_size - 1 or len(neg - pos) < self.group_size - 1:
             yield "short-group"
 
-    def _keys(self, seen: Seen, record: Mapping[str, Any]) -> list[str]:
-        signature = tuple(record)
-        if signature not in self._signatures:
-            if len(self._signatures) > 1000:
-                self._signatures.clear()
-            self._signatures[signature] = list(odd_keys(signature))
-        found = self._signatures[signature]
-        for _, key in found:
-            seen.keys[key] += 1
-        return list(dict.fromkeys(code for code, _ in found))
+    def _signature(self, keys: tuple[str, ...]) -> tuple[list[tuple[str, str]], bool]:
+        """Return what is odd about a row's keys, and whether it may have ids; remembered."""
+        if len(self._signatures) > 1000:
+            self._signatures.clear()
+        has_ids = any(key in ("id", "pos_id", "neg_id") for key in keys) or "pos" not in keys
+        self._signatures[keys] = list(odd_keys(keys)), has_ids
+        return self._signatures[keys]
 
-    def _measure(self, seen: Seen, rows: list[tuple[list[str], int]], ruler: Ruler) -> None:
+    def _measure(self, seen: Seen, rows: list[_Texts], ruler: Ruler) -> None:
         """Count tokens; each distinct text of the block is measured once."""
-        distinct = list(dict.fromkeys(text for texts, _ in rows for text in texts))
+        distinct = list(dict.fromkeys(text for texts in rows for text in texts.all))
         counts, unknown = ruler.measure(distinct)
         tokens, strange = dict(zip(distinct, counts)), {}
         for text, count, missing in zip(distinct, counts, unknown):
             if missing:
                 strange[text] = (missing, missing >= UNKNOWN_SHARE * count)
         lengths: dict[str, list[int]] = {side: [] for side in SIDES}
-        for number, (texts, positives) in enumerate(rows):
-            query, *passages = map(tokens.__getitem__, texts)
+        for number, texts in enumerate(rows):
+            query, *passages = map(tokens.__getitem__, texts.all)
             lengths["query"].append(query)
-            lengths["positive"] += passages[:positives]
-            lengths["negative"] += passages[positives:]
+            lengths["positive"] += passages[: texts.positives]
+            lengths["negative"] += passages[texts.positives :]
             lengths["pair"] += [query + passage for passage in passages]
             if strange:
-                self._count_unknown(seen, number, texts, positives, strange)
+                self._count_unknown(seen, number, texts, strange)
         for side, found in lengths.items():
             added = ruler.paired if side == "pair" else ruler.single
             for length, times in Histogram(found).items():
@@ -201,34 +205,36 @@ class Examiner:
                 seen.tokens[side][0] += sum(found)
 
     @staticmethod
-    def _count_unknown(
-        seen: Seen, number: int, texts: list[str], positives: int, strange: Mapping[str, tuple[int, bool]]
-    ) -> None:
-        found = [(index, strange[text]) for index, text in enumerate(texts) if text in strange]
+    def _count_unknown(seen: Seen, number: int, texts: _Texts, strange: Mapping[str, tuple[int, bool]]) -> None:
+        found = [(index, strange[text]) for index, text in enumerate(texts.all) if text in strange]
         for index, (missing, _) in found:
-            side = "query" if index == 0 else "positive" if index <= positives else "negative"
+            side = "query" if index == 0 else "positive" if index <= texts.positives else "negative"
             seen.tokens[side][1] += missing
         if any(many for _, (_, many) in found):
             seen.found["unknown-tokens"].append(number)
 
 
-def _sound(where: str, record: Mapping[str, Any] | Problem) -> tuple[list[str], int, Row | None]:
-    """Return a record's texts, its number of positives, and the Row unless it is a plain one; raise DataError."""
+class _Texts(NamedTuple):
+    """A row's texts: the query, ``positives`` positives, the negatives; and joined by NUL if none holds one."""
+
+    all: list[str]
+    positives: int
+    joined: str | None
+
+
+def _sound(where: str, record: Mapping[str, Any] | Problem) -> tuple[_Texts, Row | None]:
+    """Return a record's texts, and the Row unless it is a plain one.
+
+    Raises:
+        DataError: if it is none.
+    """
     if isinstance(record, Problem):
         raise DataError([record])
     plain = plain_row(record)
     if plain is not None:
-        return *plain, None
+        return _Texts(*plain), None
     row = parse_record(record, where)[1]
-    return [row.query, *row.positives, *row.negatives], len(row.positives), row
-
-
-def _flagged(looks: list[tuple[bytes, int]]) -> list[str]:
-    flags = 0
-    for _, each in looks[1:]:
-        flags |= each
-    flags |= looks[0][1] & ~SHORT
-    return [code for bit, code in enumerate(FLAGS) if flags >> bit & 1] if flags else []
+    return _Texts([row.query, *row.positives, *row.negatives], len(row.positives), None), row
 
 
 def _look_at_ids(seen: Seen, number: int, extra: Mapping[str, Any], positives: int, negatives: int) -> list[str]:
@@ -255,12 +261,12 @@ def _id_digest(name: object) -> int:
     return int.from_bytes(hashlib.blake2b(str(name).encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
-def _look_at_scores(seen: Seen, row: Row | None) -> list[str]:
-    if row is None or (row.pos_scores is None and row.neg_scores is None):
-        seen.scored.append(0)
-        return []
-    seen.scored.append(row.pos_scores is not None and (row.neg_scores is not None or not row.negatives))
+def _is_scored(row: Row) -> bool:
+    return row.pos_scores is not None and (row.neg_scores is not None or not row.negatives)
+
+
+def _look_at_scores(seen: Seen, row: Row) -> bool:
+    """Add up a row's teacher scores; say whether a negative stands above a positive."""
     seen.scores["pos_scores"].add(row.pos_scores or ())
     seen.scores["neg_scores"].add(row.neg_scores or ())
-    upside = row.pos_scores and row.neg_scores and max(row.neg_scores) > min(row.pos_scores)
-    return ["score-order"] if upside else []
+    return bool(row.pos_scores and row.neg_scores and max(row.neg_scores) > min(row.pos_scores))

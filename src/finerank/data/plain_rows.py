@@ -11,8 +11,10 @@ SPECIAL = frozenset(
 """Keys whose values have to be looked at, too; ``parse_record`` does."""
 
 
-def plain_row(record: Mapping[str, Any]) -> tuple[list[str], int] | None:
-    """Return ``[query, *positives, *negatives]`` and the number of positives of a row that is surely sound.
+def plain_row(record: Mapping[str, Any]) -> tuple[list[str], int, str] | None:
+    """Return ``[query, *positives, *negatives]``, the number of positives, and the texts joined by NUL.
+
+    Only of a row that is surely sound.
 
     None says nothing: ``parse_record`` finds out what the record is.
     """
@@ -28,4 +30,4 @@ def plain_row(record: Mapping[str, Any]) -> tuple[list[str], int] | None:
         return None
     if joined.count("\x00") >= len(texts) or not all(map(str.strip, texts)):
         return None
-    return texts, len(positives)
+    return texts, len(positives), joined

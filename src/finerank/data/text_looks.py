@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
+from hashlib import blake2b
+from operator import itemgetter
+from typing import NamedTuple
 
 from finerank.data.text import normal_form
 
@@ -17,32 +19,79 @@ SHORT = 1 << FLAGS.index("short-passage")
 
 _DAMAGED = re.compile("\ufffd|[\x80-\x9f]|Ã[\x80-\xbf]|â€")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_PRINTABLE = bytes(range(32, 127)) + b"\0"
+_first = itemgetter(0)
 _NOT_WORD = re.compile(r"[\W_]+")
 _DROPPED = {code: None for code in range(128) if not chr(code).isalnum()}
 
 
-class Looks(dict[str, tuple[bytes, int]]):
-    """Text -> digest of its normal form, and flags; worked out when asked for, remembered for a while."""
+class RowLooks(NamedTuple):
+    """A row's texts as they are compared: 8-byte digests of the normal forms, and the odd things, one bit each."""
+
+    forms: list[str]
+    digests: list[bytes]
+    flags: int
+
+
+class Looks:
+    """Looks at the texts of rows; remembers for a while what took long."""
 
     def __init__(self) -> None:
+        self._known: dict[str, tuple[str, bytes, int]] = {}
         self._size = 0
 
-    def __missing__(self, text: str) -> tuple[bytes, int]:
-        form = normal_form(text)
-        look = hashlib.blake2b(form.encode("utf-8", "surrogatepass"), digest_size=8).digest(), _flags(text, form)
-        self[text] = look
-        self._size += len(text) + 100
-        return look
+    def of_row(self, texts: list[str], joined: str | None) -> RowLooks:
+        """Return what a query and its passages look like.
+
+        Args:
+            joined: the texts joined by NUL, which is looked at in one go where nothing is special about it.
+        """
+        if joined is not None and joined.isascii():
+            found = _plain(texts, joined)
+            if found is not None:
+                return found
+        looks = [self._known.get(text) or self._look(text) for text in texts]
+        flags = looks[0][2] & ~SHORT
+        for _, _, each in looks[1:]:
+            flags |= each
+        return RowLooks([look[0] for look in looks], [look[1] for look in looks], flags)
 
     def settle(self) -> None:
+        """Forget everything once it is much."""
         if self._size > REMEMBERED:
-            self.clear()
+            self._known.clear()
             self._size = 0
+
+    def _look(self, text: str) -> tuple[str, bytes, int]:
+        form = normal_form(text)
+        self._known[text] = look = form, _digest(form.encode("utf-8", "surrogatepass")), _flags(text, form)
+        self._size += 2 * len(text) + 100
+        return look
 
 
 def fingerprint(text: str) -> bytes:
     """Return 8 bytes that stand for a text's normal form."""
-    return Looks()[text][0]
+    return _digest(normal_form(text).encode("utf-8", "surrogatepass"))
+
+
+def _digest(form: bytes) -> bytes:
+    return blake2b(form).digest()[:8]
+
+
+def _plain(texts: list[str], joined: str) -> RowLooks | None:
+    """Look at ASCII texts whose normal form is the lower case: no control characters, no space too many."""
+    low = joined.lower()
+    if "  " in low or "\0 " in low or " \0" in low or low[0] == " " or low[-1] == " ":
+        return None
+    raw = low.encode()
+    if raw.translate(None, _PRINTABLE):
+        return None
+    forms = low.split("\0")
+    lengths = list(map(len, forms))
+    if not all(map(str.isalnum, map(_first, forms))) or max(lengths) > LONG_CHARACTERS:
+        return None
+    flags = SHORT if min(lengths[1:]) < SHORT_BYTES else 0
+    return RowLooks(forms, [blake2b(form).digest()[:8] for form in raw.split(b"\0")], flags)
 
 
 def _flags(text: str, form: str) -> int:
@@ -57,10 +106,12 @@ def _flags(text: str, form: str) -> int:
 
 
 def nearly_same(positives: list[str], negatives: list[str]) -> bool:
-    """Say whether a positive and a negative, of about one length, are the same letters and digits."""
+    """Say whether a positive and a negative, folded and of about one length, are the same letters and digits."""
     for positive in positives:
-        size, letters = len(positive), None
+        size, start, letters = len(positive), positive[:1], None
         for negative in negatives:
+            if negative[:1] != start and negative[:1].isalnum() and start.isalnum():
+                continue
             if 10 * abs(len(negative) - size) <= size:
                 letters = letters or _letters(positive)
                 if _letters(negative) == letters and letters:
@@ -68,5 +119,5 @@ def nearly_same(positives: list[str], negatives: list[str]) -> bool:
     return False
 
 
-def _letters(text: str) -> str:
-    return text.lower().translate(_DROPPED) if text.isascii() else _NOT_WORD.sub("", normal_form(text))
+def _letters(form: str) -> str:
+    return form.translate(_DROPPED) if form.isascii() else _NOT_WORD.sub("", form)
