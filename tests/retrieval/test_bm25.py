@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 import pytest
 
 from finerank.core.errors import UserError
+from finerank.retrieval import bm25
 from finerank.retrieval.bm25 import Bm25Retriever, tokens
 
 POOL = ["the cat sat", "a cat and a cat", "dogs bark loudly here", "cat dogs"]
@@ -78,3 +80,26 @@ def test_pools_without_words() -> None:
     assert next(iter(retriever.search(["the cat"], 5)))[0].tolist() == [0, 1]
     with pytest.raises(UserError, match="empty pool"):
         Bm25Retriever([])
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_the_matrix_is_that_of_bm25s_bit_for_bit(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bm25s
+
+    monkeypatch.setattr(bm25, "PASSAGES_AT_ONCE", block)
+    rng = random.Random(block)
+    words = [f"word{number}" for number in range(40)]
+    pool = [" ".join(rng.choices(words, k=rng.choice([0, 1, 5, 300]))) for _ in range(60)]
+    retriever = Bm25Retriever(pool, k1=1.2, b=0.75)
+    numbered = [[retriever._vocabulary[term] for term in tokens(text)] for text in pool]
+    theirs = bm25s.BM25(k1=1.2, b=0.75, method="lucene", csc_backend="scipy")
+    theirs.index((numbered, retriever._vocabulary), create_empty_token=False, show_progress=False)
+    for part in ("data", "indices", "indptr"):
+        assert np.array_equal(theirs.scores[part], retriever._index.scores[part])
+    query = [retriever._vocabulary[term] for term in ("word1", "word2", "word2")]
+    assert np.array_equal(theirs.get_scores_from_ids(query), retriever.scores("word1 word2 word2"))
+
+
+def test_clauses_without_spaces_are_not_kept() -> None:
+    retriever = Bm25Retriever(["检索模型用于搜索", "plain words", "用BM25检索"])
+    assert set(retriever._seen) == {"plain", "words"}
