@@ -21,6 +21,9 @@ from finerank.data import shards
 from finerank.models import bi_encoder, cross_encoder, engine, load  # noqa: F401
 from finerank.retrieval import vectors
 
+WINDOW = 16
+"""Texts that land in the vector cache together."""
+
 
 def run(words: list[str], sizes: Mapping[str, int], journal: str) -> None:
     """Run one command line.
@@ -35,6 +38,7 @@ def run(words: list[str], sizes: Mapping[str, int], journal: str) -> None:
     for place, value in sizes.items():
         module, name = place.split(":")
         setattr(import_module(module), name, value)
+    vectors.cached_encode.__defaults__ = (None, WINDOW)
     _take_notes(journal)
     code = cli.main(words)
     said.flush()
