@@ -6,7 +6,7 @@ import gzip
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -44,17 +44,6 @@ def iter_records(path: str | Path, *, loose: bool = False) -> Iterator[Record]:
         if type(error).__name__ != "ZstdError":
             raise
         yield name, Problem(name, "unreadable", f"cannot be read to its end: {_reason(error)}")
-
-
-def expand(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the row files behind files and folders; for those who read files only."""
-    from finerank.data.origins import find_origins
-
-    found = find_origins(paths)
-    for origin in found:
-        if not isinstance(origin, Path):
-            raise UserError("only files and folders of row files are read here", where=str(origin))
-    return [origin for origin in found if isinstance(origin, Path)]
 
 
 def with_values(line: Mapping[str, Any]) -> dict[str, Any]:
