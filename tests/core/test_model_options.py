@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 
 from finerank.core.command_line import parse
 from finerank.core.errors import UsageError
 from finerank.core.model_options import ModelOptions
-from finerank.core.options import semantic
+from finerank.core.options import effective, semantic
 
 
 @pytest.mark.parametrize(
@@ -67,3 +70,34 @@ def test_several_devices_are_refused(words: list[str]) -> None:
 def test_devices_that_disagree_are_an_error() -> None:
     with pytest.raises(UsageError, match="--device means cpu but --devices means cuda:0"):
         ModelOptions(device="cpu", devices=["cuda:0"])
+
+
+@dataclass(kw_only=True)
+class Several(ModelOptions):
+    several_devices: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize(
+    ("words", "devices"),
+    [
+        ([], ["auto"]),
+        (["--device", "cpu"], ["cpu"]),
+        (["--devices", "cpu", "cpu"], ["cpu", "cpu"]),
+        (["--devices", "0", "1"], ["cuda:0", "cuda:1"]),
+        (["--devices", "cuda:0,cuda:1", "--device", "cuda:0"], ["cuda:0", "cuda:1"]),
+    ],
+)
+def test_verbs_for_several_devices_get_them_all(words: list[str], devices: list[str]) -> None:
+    options = parse(Several, words, "score").options
+    assert (options.device, options.devices) == (devices[0], devices)
+    again = Several(**effective(options))
+    assert (again.device, again.devices) == (devices[0], devices)
+
+
+def test_several_devices_must_be_of_one_kind() -> None:
+    with pytest.raises(UsageError, match="--devices cuda:0 cpu: all must be of one kind"):
+        Several(devices=["cuda:0", "cpu"])
+
+
+def test_the_number_of_devices_does_not_make_another_run() -> None:
+    assert semantic(Several(devices=["cpu", "cpu"])) == semantic(Several(device="cpu")) == {"dtype": "auto"}
