@@ -197,3 +197,122 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert options.files == ["a", "b", "c"]
     assert options.test_data == ["d"]
     assert (options.max_len, options.train_group_size) == (512, 8)
+
+
+def test_copies_and_near_copies(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.jsonl",
+        row("what is a cat", ["What is a  cat"], ["no answer"]),
+        row("what is a dog", ["an animal"], ["what is a dog"]),
+        row("what is a tree", ["It is, of course, a plant."], ["it is of course a plant"]),
+    )
+    assert found(checked(path)) == {
+        "positive-in-negatives-near": ["3"],
+        "query-in-positives": ["1"],
+        "query-in-negatives": ["2"],
+    }
+
+
+def test_a_positive_of_many_queries(tmp_path: Path) -> None:
+    rows = [row(f"question {number}", ["Please see your doctor."], ["no answer"]) for number in range(10)]
+    assert found(checked(write(tmp_path / "a.jsonl", *rows[:9]))) == {}
+    assert found(checked(write(tmp_path / "b.jsonl", *rows)))["shared-positive"] == ["1", "2", "3", "4", "5"]
+    same = [row("question", ["Please see your doctor."], [f"no answer {number}"]) for number in range(12)]
+    assert "shared-positive" not in found(checked(write(tmp_path / "c.jsonl", *same)))
+
+
+def test_ids_of_passages(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.jsonl",
+        row("q1", ["the first text"], ["the second text"], pos_id=["1"], neg_id=["2"]),
+        row("q2", ["The  first text"], ["the third text"], pos_id=["9"], neg_id=["3"]),
+        row("q3", ["the fourth text"], ["the fifth text"], pos_id=["2"], neg_id=["5"]),
+        row("q4", ["the sixth text"], ["the fifth text"], pos_id=["6", "7"]),
+        row("q5", ["the seventh text"], ["the fifth text"], pos_id="7", neg_id=5),
+    )
+    assert found(checked(path)) == {
+        "id-count": ["4"],
+        "passage-id-reused": ["3"],
+        "passage-with-two-ids": ["2"],
+    }
+
+
+def test_keys_that_are_not_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", row("q", ["a passage"], ["another"], neg_score=[1], category="x"))
+    outcome = checked(path)
+    assert found(outcome) == {"odd-key": ["1"]}
+    assert outcome.data["odd_keys"] == {"neg_score": 1}
+    assert '"neg_score" in 1' in outcome.text
+
+
+def test_every_code_has_advice(tmp_path: Path) -> None:
+    outcome = checked(write(tmp_path / "a.jsonl", row("q", ["a passage"]), "{"))
+    assert [(each["code"], bool(each["hint"])) for each in outcome.data["findings"]] == [
+        ("truncated", True), ("no-negatives", True),
+    ]  # fmt: skip
+    assert "finerank mine finds hard ones" in outcome.text
+
+
+def test_strict_makes_warnings_fail(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", row("q", ["a passage"]))
+    assert checked(path).exit_code == 0
+    assert checked(path, strict=True).exit_code == 1
+    clean = write(tmp_path / "b.jsonl", row("q", ["a passage"], ["another one"]))
+    assert checked(clean, strict=True).exit_code == 0
+
+
+def test_unknown_tokens(tmp_path: Path, tiny_tokenizer_file: Path) -> None:
+    path = write(tmp_path / "a.jsonl", row("cat", ["猫 dog"], ["dog cat tree as"]), row("dog", ["cat dog"], ["tree a"]))
+    outcome = checked(path, model_name_or_path=str(tiny_tokenizer_file.parent))
+    assert outcome.data["lengths"]["positive"]["unknown"] == 0.25
+    assert outcome.data["lengths"]["negative"]["unknown"] == 0
+    assert found(outcome) == {"unknown-tokens": ["1"]}
+
+
+def test_leaks_are_told_by_test_set(tmp_path: Path) -> None:
+    train = write(tmp_path / "a.jsonl", row("one query", ["a passage"], ["n"]), row("two", ["b passage"], ["n"]))
+    tests = [
+        write(tmp_path / "t.jsonl", row("one query", ["x"])),
+        write(tmp_path / "u.jsonl", row("One query", ["b passage"])),
+    ]
+    outcome = checked(train, test_data=tests)
+    assert found(outcome) == {"leaked-query": ["1"], "leaked-passage": ["2"]}
+    leaks = [{"queries": 1, "passages": 0}, {"queries": 1, "passages": 1}]
+    assert outcome.data["leakage"] == dict(zip(tests, leaks))
+
+
+def test_the_report_file_has_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finerank.data.lint.MAX_PROBLEMS", 20)
+    path = write(tmp_path / "a.jsonl", row("q", ["a passage"]), *["{"] * 30)
+    report = tmp_path / "report.json"
+    outcome = checked(path, output_file=str(report))
+    assert (len(outcome.data["problems"]), outcome.data["problems_left_out"]) == (20, 10)
+    assert "--output_file has every line" not in outcome.text or "10" in outcome.text
+    written = json.loads(report.read_text())
+    assert written["lines"] == {"truncated": {path: list(range(2, 32))}, "no-negatives": {path: [1]}}
+    again = checked(path, output_file=str(report))
+    assert (again.text, again.data, again.exit_code) == (outcome.text, outcome.data, 1)
+    assert (tmp_path / "report.json.manifest.json").exists()
+    with pytest.raises(UserError, match="differs in"):
+        checked(path, output_file=str(report), train_group_size=5)
+
+
+def test_processes_do_not_change_the_report(
+    tmp_path: Path, tiny_tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(f"q{at % 7}", [f"passage {at % 5}"], [f"passage {at % 3}", "Käse"], id=at % 11) for at in range(60)]
+    path = write(tmp_path / "a.jsonl", *rows, "{", row("q", []))
+    model = str(tiny_tokenizer_file.parent)
+    whole = checked(path, model_name_or_path=model, num_proc=1)
+    monkeypatch.setattr("finerank.stages.check.BLOCK_BYTES", 400)
+    monkeypatch.setattr("finerank.stages.check.processes_for", lambda *_: 2)
+    shared = checked(path, model_name_or_path=model, num_proc=2)
+    assert shared == whole
+    assert len(found(whole)) > 5
+
+
+def test_labeled_pairs_are_gathered(tmp_path: Path) -> None:
+    pairs = [("q", "a good one", 1), ("q", "a bad one", 0), ("r", "only a bad one", 0)]
+    lines = [dict(zip(("query", "passage", "label"), pair)) for pair in pairs]
+    outcome = checked(write(tmp_path / "a.jsonl", *lines))
+    assert (outcome.data["rows"], outcome.data["unusable"]) == (1, 1)

@@ -78,7 +78,7 @@ def test_the_longest_text_decides_and_nothing_is_cut(tmp_path: Path, model: str)
 
 def test_lines_pass_through_as_they_stand(tmp_path: Path, model: str) -> None:
     lines = [
-        b'{"query":"cat", "pos" : ["dog"],"neg":["a"], "pos_scores":[0.10],"neg_scores":[1e-3], "x": {"\\u00e9": null}}',
+        b'{"query":"cat", "pos" : ["dog"],"neg":["a"], "pos_scores":[0.10],"neg_scores":[1e-3],"x":{"\\u00e9": null}}',
         '{"query": "Käse\u2028cat", "pos": ["dog"], "prompt": "a\\tb"}'.encode(),
     ]
     path = tmp_path / "r.jsonl"

@@ -112,7 +112,7 @@ def nearly_same(positives: list[str], negatives: list[str]) -> bool:
         for negative in negatives:
             if negative[:1] != start and negative[:1].isalnum() and start.isalnum():
                 continue
-            if 10 * abs(len(negative) - size) <= size:
+            if abs(len(negative) - size) <= 4 + size // 8:
                 letters = letters or _letters(positive)
                 if _letters(negative) == letters and letters:
                     return True
