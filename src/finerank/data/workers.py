@@ -159,6 +159,7 @@ def serve() -> None:
             except Exception:
                 answer = ("error", RuntimeError(f"in a worker process:\n{traceback.format_exc()}"))
             _send(answers, answer)
+    os._exit(0)  # the parent may be gone: nothing is to be flushed or said
 
 
 def _send(stream: Any, message: Any) -> None:
