@@ -9,6 +9,7 @@ from typing import Any, Literal
 from finerank.core.errors import UsageError
 from finerank.core.model_options import ModelOptions
 from finerank.core.options import ignored, option, parse_range
+from finerank.core.row_options import split_option, sub_data_name_option
 from finerank.core.seeding import DEFAULT_SEED
 
 REPORTS = (".html", ".json", ".md")
@@ -28,6 +29,8 @@ class MineOptions(ModelOptions):
         metavar="M",
     )
     input_file: list[str] = option(help="rows with query, pos and maybe neg: files or folders", metavar="ROWS")
+    sub_data_name: list[str] | None = sub_data_name_option()
+    split: str = split_option()
     output_file: str = option(help="JSONL file to write: every row, with new negatives", metavar="OUT", semantic=False)
     candidate_pool: str | None = option(
         None,

@@ -83,13 +83,15 @@ def run(options: MineOptions) -> Outcome:
     """
     from finerank.data import console
     from finerank.data.outputs import Output
-    from finerank.data.sources import read_rows
+    from finerank.data.sources import inputs_of, read_rows
 
-    rows = read_rows(options.input_file)
+    subset: dict[str, Any] = {"sub_data_name": options.sub_data_name, "split": options.split}
+    rows = read_rows(options.input_file, **subset)
     pool = _pool(options, rows)
     _check_sizes(options, rows, pool, rules_of(options))
     task = Task(rows, pool, _load_encoder(options), _load_scorer(options), _segmenter(options, pool))
-    inputs = [*options.input_file, *([options.candidate_pool] if options.candidate_pool is not None else [])]
+    inputs = inputs_of(options.input_file, **subset)
+    inputs += [options.candidate_pool] if options.candidate_pool is not None else []
     decisive = semantic(options) | {"segmenter": task.segmenter}
     with Output.open(
         options.output_file, command="mine", options=decisive, inputs=inputs, models=task.fingerprints(),

@@ -15,6 +15,7 @@ from finerank.core.errors import DataError, Problem, UserError
 from finerank.core.model_options import ModelOptions
 from finerank.core.options import ignored, option, semantic
 from finerank.core.outcomes import Outcome
+from finerank.core.row_options import split_option, sub_data_name_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,8 +44,8 @@ class ScoreOptions(ModelOptions):
     output_file: str = option(
         help="JSONL file to write: every row, in order, with pos_scores and neg_scores", metavar="OUT", semantic=False
     )
-    sub_data_name: str | None = option(None, "subset: reads <input_file>/<sub_data_name>/<split>.jsonl", metavar="NAME")
-    split: str = option("train", "split of the subset, or of a data set")
+    sub_data_name: str | None = sub_data_name_option()
+    split: str = split_option()
     reranker_name_or_path: str | None = option(
         None, f"teacher: a local folder or a hub name; without it {DEFAULT_TEACHER}", metavar="M"
     )
