@@ -42,9 +42,10 @@ PER_CENTROID = 39
 CODE_BITS = 8
 SMALLEST_TRAINED = PER_CENTROID * 2**CODE_BITS
 MOST_TRAINED = 2**18
+ROUNDS = 10
 PER_CODE = 8
-PROBED_SHARE = 16
-FEWEST_PROBED = 16
+PROBED_SHARE = 8
+FEWEST_PROBED = 32
 REFINED = 4
 LINKS = 32
 BUILD_WIDTH = 80
@@ -149,6 +150,8 @@ class FaissSearcher:
         codes = dimension // _values_per_code(dimension)
         inner = self.faiss.METRIC_INNER_PRODUCT
         index = self.faiss.IndexIVFPQ(quantizer, dimension, lists, codes, CODE_BITS, inner)
+        index.cp.niter = index.pq.cp.niter = ROUNDS
+        index.pq.cp.max_points_per_centroid = 2 * PER_CENTROID
         index.train(sample)
         return index
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     Records = NDArray[Any]
 
 DIGEST_BYTES = 16
-IN_MEMORY_BYTES = 32 * 2**20
+IN_MEMORY_BYTES = 8 * 2**20
 AT_ONCE = 1024
 SCANNED_AT_ONCE = 16_384
-SORTED_AT_ONCE = 2**19
+SORTED_AT_ONCE = 2**18
 ENCODING: tuple[Literal["utf-8"], Literal["surrogatepass"]] = ("utf-8", "surrogatepass")
 RECORD = np.dtype([("start", "<i8"), ("stop", "<i8"), ("digest", f"S{DIGEST_BYTES}")])
 """Where a text stands among the bytes of all, [start, stop), and its digest."""

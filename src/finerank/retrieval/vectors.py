@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     Positions = NDArray[np.intp]
 
 WINDOW = 4096
-SECTION = 2**18
+SECTION = 2**17
 MAGIC = b"frvec001"
 HEADER_BYTES = len(MAGIC) + 16
 IN_MEMORY_BYTES = 64 * 2**20
