@@ -34,8 +34,8 @@ from finerank.data.outputs import Folder, write_atomic
 from finerank.data.workers import Workers, processes_for
 
 SHARD_ROWS = 8192
-SHARD_BYTES = 4 * 2**20
-"""A shard ends at whichever comes first; a kill costs what the processes were measuring."""
+SHARD_BYTES = 2**20
+"""A shard ends at whichever comes first; a kill costs the one that each process was measuring."""
 MAX_PROBLEMS = 10_000
 CLOCK = "%Y-%m-%d %H:%M:%S"
 
