@@ -202,7 +202,7 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.di
 FORMS = ["auto", "rows", "pair", "triplet", "n-tuple", "labeled-pair", "labeled-list", "tevatron"]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(record=st.dictionaries(KEYS, VALUES, max_size=5), form=st.sampled_from(FORMS))
 def test_any_object_is_a_row_or_a_problem(record: dict[str, Any], form: str) -> None:
     told = None
