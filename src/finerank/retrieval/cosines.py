@@ -141,30 +141,32 @@ class CandidateCosines:
         self.pool, self.encoder, self.cache, self.meter = pool, encoder, cache, meter
         self._queries: dict[str, int] = {}
         self._texts: dict[str, int] = {}
-        self._positions: dict[int, tuple[int, int]] = {}
-        self._parts: list[Vectors] = []
+        self._parts: list[tuple[Positions, Vectors]] = []
 
     def begin(self, rows: Sequence[Row], keep_negatives: bool) -> None:
-        self._positions, self._parts = {}, []
+        self._parts = []
         self._queries = numbered(row.query for row in rows)
         self._texts = numbered(text for row in rows for text in own_passages(row, keep_negatives))
         self._query_vectors = _encode(self.encoder, list(self._queries), "query", self.cache, self.meter)
         self._text_vectors = _encode(self.encoder, list(self._texts), "passage", self.cache, self.meter)
 
     def add(self, positions: Positions) -> None:
-        new = [position for position in np.unique(positions).tolist() if position not in self._positions]
-        texts = [self.pool[position] for position in new]
-        self._positions.update({position: (len(self._parts), place) for place, position in enumerate(new)})
-        self._parts.append(_encode(self.encoder, texts, "passage", self.cache, self.meter))
+        new = np.unique(positions)
+        for known, _ in self._parts:
+            new = np.setdiff1d(new, known, assume_unique=True)
+        texts = [self.pool[position] for position in new.tolist()]
+        self._parts.append((new, _encode(self.encoder, texts, "passage", self.cache, self.meter)))
 
     def own(self, query: str, texts: Sequence[str]) -> list[float]:
         return self._to(query, self._text_vectors[[self._texts[text] for text in texts]])
 
     def at(self, query: str, positions: Positions) -> list[float]:
-        places = [self._positions[position] for position in positions.tolist()]
-        vectors = np.empty((len(places), self.encoder.dimension), dtype=np.float32)
-        for row, (part, place) in enumerate(places):
-            vectors[row] = self._parts[part][place]
+        vectors = np.empty((len(positions), self.encoder.dimension), dtype=np.float32)
+        for known, part in self._parts:  # each sorted; a position stands in one of them
+            if len(known):
+                places = np.minimum(np.searchsorted(known, positions), len(known) - 1)
+                found = known[places] == positions
+                vectors[found] = part[places[found]]
         return self._to(query, vectors)
 
     def _to(self, query: str, vectors: Vectors) -> list[float]:
