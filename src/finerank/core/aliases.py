@@ -54,6 +54,7 @@ ALIASES: dict[str, dict[str, str]] = {
     },
     "score": {
         "model_name_or_path": "reranker_name_or_path",
+        "embedder_name_or_path": "embedder_name_or_path",
         "model_class": "reranker_model_class",
         "batch_size": "reranker_batch_size",
         "max_length": "reranker_max_length",

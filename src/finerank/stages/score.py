@@ -78,6 +78,7 @@ class ScoreOptions(ModelOptions):
     compress_layers: list[int] = option([], "layers where a lightweight teacher does so; likewise")
     reranker_peft_path: str | None = option(None, "adapter of a decoder-only teacher; not loaded yet", metavar="DIR")
     reranker_batch_size: Any = ignored("batches are formed by tokens, to fit the machine, and do not change the result")
+    embedder_name_or_path: Any = ignored(OF_MINE)
     range_for_sampling: Any = ignored(OF_MINE)
     negative_number: Any = ignored(OF_MINE)
     similarity_range: Any = ignored(OF_MINE)
