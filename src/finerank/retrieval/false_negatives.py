@@ -7,16 +7,9 @@ a reranker, then the other survivors, then the padding. The row gets the first `
 reranker that objects to nothing changes nothing, and neither the block, nor the rounds, nor a deeper search that
 makes the order longer at its end changes what a row gets. The pairs of all rows of a block go to the Scorer together.
 
-How ``negatives.select`` and ``mining.Miner.mine`` use it::
-
-    ranks = asking_order(survivors, wanted, rules.sampling, rng) + padding     # propose
-    requests = [Request(row.query, row.positives, Picked(pool, positions_of(ranks)), wanted) for each row of the block]
-    verdicts = judge(requests, scorer, bounds, known_scores)                   # one call per block and depth
-    chosen = sorted(ranks[place] for place in verdict.kept)                    # settle: padding sorts behind by rank
-
-``padding`` is every candidate below the range that the rules let pass at the present depth, not the missing number of
-them. A row searches deeper only while ``not verdict.settled``. ``known_scores`` lives for one block: a deeper search
-asks for new pairs only.
+``negatives.propose`` makes the order: survivors, then every candidate below the range that the rules let pass at the
+present depth. ``negatives.settle`` turns places back into ranks. A row searches deeper only while its judgement is not
+``settled``; the scores known of a block are passed in again, so that a deeper search asks for new pairs only.
 """
 
 from __future__ import annotations
