@@ -73,7 +73,7 @@ def test_a_page_without_suspects_and_a_lone_surrogate() -> None:
 def test_the_terminal_shows_them_shortened() -> None:
     counts = counts_of()
     shown = text(counts, "0-2", "o.jsonl", suspects(counts, [ROW], POOL, 10))
-    assert "suspected false negatives: the 2 closest to their positive, or above it" in shown
+    assert "false negatives, perhaps: the 2 closest to their positive, or above it" in shown
     assert "+1.2500  rows.jsonl:7" in shown
     assert LONG not in shown
     assert max(map(len, shown.splitlines())) < 140

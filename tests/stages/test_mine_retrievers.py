@@ -217,7 +217,8 @@ def test_the_report_is_a_page_and_comes_again_from_a_finished_run(
     line = words(rows, output, *embedder(tiny_encoder), "--range_for_sampling", "0-20", "--report", str(report))
     assert main(line) == 0
     shown = capsys.readouterr().out
-    assert "suspected false negatives: the 10 closest" in shown
+    assert "false negatives, perhaps: the 3 closest" in shown
+    assert "--report and --json have 10" in shown
     first = report.read_bytes()
     assert first.count(b"<article>") == 10
     report.unlink()

@@ -159,7 +159,8 @@ class MineOptions(ModelOptions):
     )
     suspects: int = option(
         10,
-        "suspected false negatives to show: the mined negatives closest to their row's lowest positive, or above it",
+        "suspected false negatives in --report and --json (three of them on the terminal): the mined negatives closest "
+        "to their row's lowest positive, or above it",
         ge=0,
         le=MOST_SUSPECTS,
         semantic=False,

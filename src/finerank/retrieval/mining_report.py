@@ -30,6 +30,7 @@ SCORE_KEYS = frozenset({"pos_scores", "neg_scores", "neg_id", "neg_ids"})
 """Keys that go when the negatives change: teacher scores are of use in pairs only."""
 STALE = "stale "
 MOST_SUSPECTS = 100
+SHOWN_SUSPECTS = 3
 SHOWN_CHARACTERS = 96
 
 
@@ -240,8 +241,10 @@ def text(counts: Mapping[str, Any], sampled_range: str, output_file: str, suspec
         table(["rows and similarities", "value"], [list(fact) for fact in facts(counts)]),
     ]
     if suspected:
-        title = f"suspected false negatives: the {len(suspected)} closest to their positive, or above it"
-        parts.append("\n".join([title, *map(_beside, suspected)]))
+        shown = suspected[:SHOWN_SUSPECTS]
+        more = f"; --report and --json have {len(suspected)}" if len(suspected) > len(shown) else ""
+        title = f"false negatives, perhaps: the {len(shown)} closest to their positive, or above it{more}"
+        parts.append("\n".join([title, *map(_beside, shown)]))
     return "\n\n".join([*parts, f"{output_file}: {counts['rows_written']:,} rows"])
 
 
