@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -433,7 +434,7 @@ def test_sigkill_of_two_workers_parent_then_the_same_bytes(tiny_reranker: str, t
     many = [*command, *words(tiny_reranker, source, output), "--devices", "cpu", "cpu"]
     process = subprocess.Popen(many)
     while process.poll() is None and len(list((tmp_path / "out.jsonl.work").glob("*.shard"))) < 2:
-        pass
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert subprocess.run(many).returncode == 0
