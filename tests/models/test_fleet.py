@@ -71,7 +71,7 @@ def test_both_workers_work_and_the_facts_name_both() -> None:
         assert opened.facts["pid"] != os.getpid()
         pids = pids_of(opened)
         assert len(set(pids)) == 2
-    assert wait_for(pids, 5)
+    assert wait_for(pids, 60)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_worker_that_fails_ends_the_run_at_once(fault: str, said: str) -> None
         with pytest.raises(UserError, match=said) as caught:
             list(opened.map(pieces(40, bad=5), lambda count: None))
         assert time.monotonic() - begun < 10
-    assert wait_for(pids, 5)
+    assert wait_for(pids, 60)
     assert caught.value.exit_code == (2 if fault == "usage error" else 1)
     if fault == "raise":
         assert "_misbehave" in str(caught.value.__cause__)
@@ -118,7 +118,7 @@ def test_leaving_in_the_middle_ends_the_workers() -> None:
         pids = pids_of(opened)
         done = opened.map([(0, [1]), (1, [BAD]), (2, [BAD]), (3, [1])], lambda count: None)
         assert next(done)[0] == 0
-    assert wait_for(pids, 5)
+    assert wait_for(pids, 60)
 
 
 @pytest.fixture
@@ -138,8 +138,8 @@ def test_workers_leave_when_their_parent_is_gone(sleeper: subprocess.Popen[str],
     assert not any(map(gone, pids))
     time.sleep(0.3)  # in the middle of their pieces
     sleeper.send_signal(number)
-    sleeper.wait(10)
-    assert wait_for(pids, 5)
+    sleeper.wait(120)
+    assert wait_for(pids, 60)
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 8), (2, 4), (3, 2), (9, 1)])
