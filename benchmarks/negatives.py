@@ -29,8 +29,8 @@ ARMS = {
 NEGATIVES = "7"
 LENGTHS = ("--query_max_len", "48", "--passage_max_len", "128")
 TRAINING = (
-    "--train_group_size", "2", "--per_device_train_batch_size", "32", "--learning_rate", "1e-4", "--temperature", "0.05",
-    "--num_train_epochs", "1", "--dropout", "0",
+    "--train_group_size", "2", "--per_device_train_batch_size", "32", "--learning_rate", "1e-4",
+    "--temperature", "0.05", "--num_train_epochs", "1", "--dropout", "0",
 )  # fmt: skip
 METRIC = "nDCG@10"
 
@@ -84,7 +84,8 @@ def train_all(model: str, work: Path, seeds: range) -> dict[str, list[str]]:
         mined = work / f"{arm.replace(' ', '_')}.jsonl"
         finerank(
             "mine", "--model_name_or_path", model, "--input_file", str(work / "train.jsonl"), "--candidate_pool",
-            str(work / "pool.jsonl"), "--output_file", str(mined), "--negative_number", NEGATIVES, *flags, *lengths, *cache,
+            str(work / "pool.jsonl"), "--output_file", str(mined), "--negative_number", NEGATIVES, *flags, *lengths,
+            *cache,
         )  # fmt: skip
         folders[arm] = [str(work / f"{mined.stem}_{seed}") for seed in seeds]
     for seed in seeds:
