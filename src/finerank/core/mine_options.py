@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from finerank.core.errors import UsageError
-from finerank.core.model_options import ModelOptions
+from finerank.core.model_options import EncoderOptions
 from finerank.core.options import ignored, option, parse_range
 from finerank.core.row_options import split_option, sub_data_name_option
 from finerank.core.seeding import DEFAULT_SEED
@@ -19,7 +19,7 @@ NEED_RERANKER = ("max_negative_score", "reranker_margin", "max_reranker_ratio", 
 
 
 @dataclass(kw_only=True)
-class MineOptions(ModelOptions):
+class MineOptions(EncoderOptions):
     """Options of ``finerank mine``."""
 
     model_name_or_path: str | None = option(
@@ -116,26 +116,6 @@ class MineOptions(ModelOptions):
     )
     reranker_max_length: int | None = option(
         None, "tokens of a pair that the reranker reads; without it, 512 or the model's own limit", ge=5
-    )
-    query_instruction_for_retrieval: str | None = option(
-        None, "instruction put before each query; without it, the model's own prompt"
-    )
-    query_instruction_format_for_retrieval: str = option(
-        "{}{}", "how the instruction (first {}) and the query (second {}) are joined"
-    )
-    normalize_embeddings: bool | None = option(
-        None,
-        "True ranks by cosine, False by inner product of the raw vectors; without it, the model's own configuration "
-        "decides; the rules on similarity always compare cosines",
-    )
-    pooling_method: str | None = option(
-        None, "cls, mean or last_token; without it, the model's own configuration decides", metavar="NAME"
-    )
-    embedder_query_max_length: int | None = option(
-        None, "tokens of a query, special tokens included; without it, the model's own limit", ge=3
-    )
-    embedder_passage_max_length: int | None = option(
-        None, "tokens of a passage, special tokens included; without it, the model's own limit", ge=3
     )
     batch_size: Any = ignored("batches are formed by tokens, to fit the machine, and do not change the result")
     use_gpu_for_searching: bool = option(

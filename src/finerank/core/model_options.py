@@ -87,3 +87,29 @@ class ModelOptions(VerbOptions):
             (first, one), (second, other), *_ = asked.items()
             raise UsageError(f"--{one} means {first} but --{other} means {second}", hint="give one of them")
         return next(iter(asked), "auto")
+
+
+@dataclass(kw_only=True)
+class EncoderOptions(ModelOptions):
+    """What an embedder reads and gives, for the verbs that turn texts into vectors; None leaves it to the model."""
+
+    query_instruction_for_retrieval: str | None = option(
+        None, "instruction put before each query; without it, the model's own prompt"
+    )
+    query_instruction_format_for_retrieval: str = option(
+        "{}{}", "how the instruction (first {}) and the query (second {}) are joined"
+    )
+    normalize_embeddings: bool | None = option(
+        None,
+        "give vectors unit length, and so compare them by cosine, else by inner product; without it, the model's own "
+        "configuration decides (mine's rules on similarity always compare cosines)",
+    )
+    pooling_method: str | None = option(
+        None, "cls, mean or last_token; without it, the model's own configuration decides", metavar="NAME"
+    )
+    embedder_query_max_length: int | None = option(
+        None, "tokens of a query, special tokens included; without it, the model's own limit", ge=3
+    )
+    embedder_passage_max_length: int | None = option(
+        None, "tokens of a passage, special tokens included; without it, the model's own limit", ge=3
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from finerank.core.errors import UsageError, UserError
-from finerank.core.model_options import ModelOptions
+from finerank.core.model_options import EncoderOptions
 from finerank.core.options import ignored, option, semantic
 from finerank.core.outcomes import Outcome
 
@@ -31,7 +31,7 @@ IDS_SUFFIX = ".ids.jsonl"
 
 
 @dataclass(kw_only=True)
-class EmbedOptions(ModelOptions):
+class EmbedOptions(EncoderOptions):
     """Options of ``finerank embed``."""
 
     several_devices: ClassVar[bool] = True
@@ -51,28 +51,10 @@ class EmbedOptions(ModelOptions):
     text_key: str | None = option(
         None, "read this key of every record, e.g. query of rows; without it, text or contents, behind a title"
     )
-    query_instruction_for_retrieval: str | None = option(
-        None, "instruction put before each query; without it, the model's own prompt"
-    )
-    query_instruction_format_for_retrieval: str = option(
-        "{}{}", "how the instruction (first {}) and the query (second {}) are joined"
-    )
     passage_instruction_for_retrieval: str | None = option(
         None, "instruction put before each passage; without it, the model's own prompt"
     )
     passage_instruction_format_for_retrieval: str = option("{}{}", "how that instruction and the passage are joined")
-    normalize_embeddings: bool | None = option(
-        None, "give vectors unit length; without it, the model's own configuration decides"
-    )
-    pooling_method: str | None = option(
-        None, "cls, mean or last_token; without it, the model's own configuration decides", metavar="NAME"
-    )
-    embedder_query_max_length: int | None = option(
-        None, "tokens of a query, special tokens included; without it, the model's own limit", ge=3
-    )
-    embedder_passage_max_length: int | None = option(
-        None, "tokens of a passage, special tokens included; without it, the model's own limit", ge=3
-    )
     output_dtype: Literal["float32", "float16"] = option(
         "float32", "number format of the vectors in the file; float16 is half the size, with 3 digits"
     )
