@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finerank.core.seeding import stream
-from finerank.retrieval.negatives import RULES, Known, Ranking, Rules, Selection, identity, keep, select
+from finerank.retrieval.negatives import RULES, Known, Ranking, Rules, Selection, identity, keep, propose, settle
 
 POOL = [f"passage {letter}" for letter in "abcdefghijkl"]
 COSINES = [0.95, 0.90, 0.85, 0.80, 0.75, 0.70, 0.65, 0.60, 0.55, 0.50, 0.45, 0.40]
+
+
+def select(
+    ranking: Ranking, identities: Sequence[int], known: Known, rules: Rules, rng: random.Random, pool_size: int
+) -> Selection:
+    """Choose the negatives of one row, with no reranker between proposal and choice."""
+    return settle(propose(ranking, identities, known, rules, rng), ranking, rules, pool_size)
 
 
 def known(positives: list[str], same: list[str] | None = None, query: str = "q", lowest: float = 0.9) -> Known:

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from finerank.core.errors import DataError, Problem
 from finerank.core.records import CANDIDATE_KEYS, KEY_ALIASES, Row, is_number, kind, parse_row
 
-Format = Literal["auto", "rows", "pair", "triplet", "n-tuple", "labeled-pair", "labeled-list", "tevatron"]
 GROUPED: frozenset[str] = frozenset({"pair", "triplet", "n-tuple", "labeled-pair"})
 """Formats whose lines hold a part of what is known of a query."""
 

@@ -170,23 +170,15 @@ def identity(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(normal_form(text).encode(), digest_size=8).digest(), "big")
 
 
-def select(
-    ranking: Ranking, identities: Identities, known: Known, rules: Rules, rng: random.Random, pool_size: int
-) -> Selection:
-    """Choose the negatives of one row.
+def propose(
+    ranking: Ranking, identities: Identities, known: Known, rules: Rules, rng: random.Random, *, judged: bool = False
+) -> Proposal:
+    """Say which candidates to take, in which order; with ``judged`` also those that come next if some are refused.
 
     Args:
         ranking: the best ``k`` of the pool; ``k`` ≥ ``rules.stop`` unless the pool is smaller.
         rng: the row's own stream; used only when there are more survivors than wanted.
-        pool_size: passages in the pool, to know whether a deeper ranking exists.
     """
-    return settle(propose(ranking, identities, known, rules, rng), ranking, rules, pool_size)
-
-
-def propose(
-    ranking: Ranking, identities: Identities, known: Known, rules: Rules, rng: random.Random, *, judged: bool = False
-) -> Proposal:
-    """Say which candidates to take, in which order; with ``judged`` also those that come next if some are refused."""
     seen = set(known.kept)
     inside = range(rules.start, max(rules.start, min(rules.stop, ranking.end)))
     survivors, dropped = _filter(inside, ranking, identities, known, rules, seen)
