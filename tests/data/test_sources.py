@@ -77,6 +77,7 @@ def test_named_subsets(tmp_path: Path, suffix: str) -> None:
 
 
 def test_what_is_neither_here_nor_on_the_hub_is_said_in_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
     for keywords in ({}, {"sub_data_name": "x"}):
         with pytest.raises(UserError, match="someone/some-set here, then for a data set of that name") as caught:
             read_rows(["someone/some-set"], **keywords)
