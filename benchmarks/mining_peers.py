@@ -3,8 +3,8 @@
     python benchmarks/mining_peers.py --data BEIR_DIR [BEIR_DIR …] --model M --work DIR --out FILE.json
         [--passages 20000] [--queries 1000] [--rounds 3] [--engines finerank st st-bf16 fe] [--limit 3600]
 
-Rows are train queries of the first folder with their judged passages; the pool is those passages and others, of all
-folders in order. Every run is a fresh process, start-up and model loading included, without a cache of vectors; the
+Rows are train queries of the first folder with their judged passages; the pool is those passages and others, of the
+folders after the first in order (of the first itself where it is the only one). Every run is a fresh process, start-up and model loading included, without a cache of vectors; the
 engines take turns, and the turn's order moves on by one each round. FlagEmbedding runs in the environment of
 FLAGEMBEDDING_PYTHON (README.md). Its wheel has no mining script; ``--hn_mine`` names the one of its repository,
 otherwise mining_engines.py takes the same steps. FILE is written after every run and read at the start: a benchmark
@@ -55,7 +55,7 @@ def prepare(folders: list[Path], passages: int, queries: int, work: Path) -> Non
     chosen = rng.sample(sorted(positives), min(queries, len(positives)))
     rows = [{"query": names[query], "pos": positives[query]} for query in chosen]
     pool = dict.fromkeys(text for row in rows for text in row["pos"])
-    for folder in folders:
+    for folder in folders[1:] or folders:
         others = sorted(set(corpus(folder).values()) - {""})
         rng.shuffle(others)
         for text in others:
