@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 
+FLAG_EMBEDDING = {"fe": 3000, "fe-32": 32}
+"""Engine -> batch size: the mining script's default, and one that suits a CPU."""
+
+
 def read(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
 
@@ -44,7 +48,7 @@ def sentence_transformers(job: dict[str, Any], bf16: bool) -> list[dict[str, Any
     ]
 
 
-def flag_embedding(job: dict[str, Any]) -> list[dict[str, Any]]:
+def flag_embedding(job: dict[str, Any], batch_size: int) -> list[dict[str, Any]]:
     """Mine as FlagEmbedding documents it: its embedder at the script's defaults, a flat faiss index, a random draw."""
     import faiss
     import numpy as np
@@ -53,7 +57,7 @@ def flag_embedding(job: dict[str, Any]) -> list[dict[str, Any]]:
     length = job["max_length"] or 512
     model = FlagAutoModel.from_finetuned(
         job["model"], model_class="encoder-only-base", pooling_method=job["pooling"], normalize_embeddings=True,
-        use_fp16=True, devices=["cpu"], batch_size=3000, query_max_length=length, passage_max_length=length,
+        use_fp16=True, devices=["cpu"], batch_size=batch_size, query_max_length=length, passage_max_length=length,
     )  # fmt: skip
     rows, pool = read(job["rows"]), list({entry["text"] for entry in read(job["pool"])})
     passages = np.asarray(model.encode(pool), dtype=np.float32)
@@ -70,8 +74,8 @@ def flag_embedding(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main() -> None:
     engine, job = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
-    if engine == "fe":
-        rows = flag_embedding(job)
+    if engine in FLAG_EMBEDDING:
+        rows = flag_embedding(job, FLAG_EMBEDDING[engine])
     else:
         rows = sentence_transformers(job, bf16=engine == "st-bf16")
     Path(job["out"]).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,13 +1,14 @@
 """Mining beside the peers on one job: finerank mine, sentence-transformers, FlagEmbedding; wall time and peak memory.
 
     python benchmarks/mining_peers.py --data BEIR_DIR [BEIR_DIR …] --model M --work DIR --out FILE.json
-        [--passages 20000] [--queries 1000] [--rounds 3] [--engines finerank st st-bf16 fe] [--limit 3600]
+        [--passages 20000] [--queries 1000] [--rounds 3] [--engines finerank st st-bf16 fe fe-32] [--limit 3600]
 
 Rows are train queries of the first folder with their judged passages; the pool is those passages and others, of the
 folders after the first in order (of the first itself where it is the only one). Every run is a fresh process, start-up and model loading included, without a cache of vectors; the
 engines take turns, and the turn's order moves on by one each round. FlagEmbedding runs in the environment of
 FLAGEMBEDDING_PYTHON (README.md). Its wheel has no mining script; ``--hn_mine`` names the one of its repository,
-otherwise mining_engines.py takes the same steps. FILE is written after every run and read at the start: a benchmark
+otherwise mining_engines.py takes the same steps. ``fe-32`` is FlagEmbedding with batches of 32 texts instead
+of its default of 3,000. FILE is written after every run and read at the start: a benchmark
 that was stopped goes on, and tries again what failed.
 """
 
@@ -25,7 +26,7 @@ from typing import Any
 from memory import measured
 
 HERE = Path(__file__).parent
-ENGINES = ("finerank", "st", "st-bf16", "fe")
+ENGINES = ("finerank", "st", "st-bf16", "fe", "fe-32")
 RANGE, NUMBER = (10, 210), 15
 
 
@@ -78,7 +79,7 @@ def command(engine: str, options: argparse.Namespace, out: Path) -> list[str]:
     if engine == "finerank":
         own = ["--model_name_or_path", options.model, "--embedding_cache", "none", "--overwrite", "--device", "cpu"]
         return [sys.executable, "-m", "finerank", "mine", *own, *common]
-    python = os.environ.get("FLAGEMBEDDING_PYTHON", sys.executable) if engine == "fe" else sys.executable
+    python = os.environ.get("FLAGEMBEDDING_PYTHON", sys.executable) if engine.startswith("fe") else sys.executable
     if engine == "fe" and options.hn_mine:
         own = ["--embedder_name_or_path", options.model, "--embedder_model_class", "encoder-only-base"]
         return [python, str(options.hn_mine), *own, "--pooling_method", options.pooling, "--devices", "cpu", *common]
