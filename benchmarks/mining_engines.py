@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-
 FLAG_EMBEDDING = {"fe": 3000, "fe-32": 32}
 """Engine -> batch size: the mining script's default, and one that suits a CPU."""
 

@@ -4,12 +4,12 @@
         [--passages 20000] [--queries 1000] [--rounds 3] [--engines finerank st st-bf16 fe fe-32] [--limit 3600]
 
 Rows are train queries of the first folder with their judged passages; the pool is those passages and others, of the
-folders after the first in order (of the first itself where it is the only one). Every run is a fresh process, start-up and model loading included, without a cache of vectors; the
-engines take turns, and the turn's order moves on by one each round. FlagEmbedding runs in the environment of
-FLAGEMBEDDING_PYTHON (README.md). Its wheel has no mining script; ``--hn_mine`` names the one of its repository,
-otherwise mining_engines.py takes the same steps. ``fe-32`` is FlagEmbedding with batches of 32 texts instead
-of its default of 3,000. FILE is written after every run and read at the start: a benchmark
-that was stopped goes on, and tries again what failed.
+folders after the first in order (of the first itself where it is the only one). Every run is a fresh process, start-up
+and model loading included, without a cache of vectors; the engines take turns, and the turn's order moves on by one
+each round. FlagEmbedding runs in the environment of FLAGEMBEDDING_PYTHON (README.md). Its wheel has no mining script;
+``--hn_mine`` names the one of its repository, otherwise mining_engines.py takes the same steps. ``fe-32`` is
+FlagEmbedding with batches of 32 texts instead of its default of 3,000. FILE is written after every run and read at the
+start: a benchmark that was stopped goes on, and tries again what failed.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ finerank VERB [options]        python -m finerank VERB [options]
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
-        return _dispatch(words)
+        return _ended(_dispatch(words))
     except UserError as error:
         if debug:
             raise
@@ -76,6 +77,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {type(error).__name__}: {error}\nhint: run it again with --debug to see where", file=sys.stderr)
         return 1
+
+
+def _ended(code: int) -> int:
+    """End a process of a launcher's at once: gloo's threads may abort it at a normal exit, and all is on disk."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _dispatch(words: list[str]) -> int:
@@ -103,16 +113,19 @@ def _dispatch(words: list[str]) -> int:
 def _run(name: str, verb: Verb, module: Any, options_class: type, rest: list[str]) -> int:
     from finerank.core.command_line import parse
     from finerank.core.options import effective
+    from finerank.data.console import is_main_process, say
 
     parsed = parse(options_class, rest, name, passthrough=verb.passthrough)
     for note in parsed.notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}")
     if parsed.dump_config:
         import yaml
 
         print(yaml.safe_dump(effective(parsed.options) | parsed.extras, sort_keys=False, allow_unicode=True), end="")
         return 0
     outcome = module.run(parsed.options, parsed.extras) if verb.passthrough else module.run(parsed.options)
+    if not is_main_process():
+        return int(outcome.exit_code)
     if parsed.options.json:
         import orjson
 

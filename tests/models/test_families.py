@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +41,11 @@ PAIRS = list(zip(sentences(40, 1, 8), TEXTS))
 def groups(count: int, size: int = 4) -> list[Group]:
     queries, passages = sentences(count, 2, 6), sentences(count * size, 3, 30)
     return [Group(query, tuple(passages[i * size : (i + 1) * size]), i) for i, query in enumerate(queries)]
+
+
+def outputs_of(model: Any, batch: list[Group]) -> dict[str, torch.Tensor]:
+    step = model.collate(batch)
+    return model.outputs(model.module(step["micro"]), step)
 
 
 def test_embeddings_equal_sentence_transformers(tiny_encoder: str) -> None:
@@ -137,7 +143,7 @@ def test_a_prompt_outside_the_pooling_is_outside_in_training_too(tiny_encoder: s
     encoder = trainable_encoder(str(tmp_path / "model"), device="cpu", dropout=0.0)
     assert np.abs(encoder.encode(TEXTS, "query") - expected).max() <= TOLERANCE
     batch = [Group(text, ("cat",), index) for index, text in enumerate(TEXTS)]
-    trained = encoder.module(encoder.collate(batch))["queries"].detach().numpy()
+    trained = outputs_of(encoder, batch)["queries"].detach().numpy()
     assert np.abs(trained - expected).max() <= TOLERANCE
     encoder.save(tmp_path / "again")
     assert (
@@ -185,15 +191,14 @@ def test_step_equals_one_padded_batch(tiny_encoder: str, tiny_reranker: str, mon
         monkeypatch.setattr(f"{name}.TRAINING_TOKENS", 60)
     batch = groups(5)
     scorer = trainable_scorer(tiny_reranker, device="cpu", dropout=0.0)
-    step = scorer.collate(batch)
-    assert len(step["micro"]) > 3
-    scores = scorer.module(step)["scores"]
+    assert len(scorer.collate(batch)["micro"]) > 3
+    scores = outputs_of(scorer, batch)["scores"]
     expected = load_scorer(tiny_reranker, dtype="float32").score([(g.query, p) for g in batch for p in g.passages])
     assert scores.shape == (5, 4)
     assert np.abs(scores.detach().numpy().ravel() - expected).max() <= 1e-5
 
     encoder = trainable_encoder(tiny_encoder, device="cpu", dropout=0.0)
-    towers = encoder.module(encoder.collate(batch))
+    towers = outputs_of(encoder, batch)
     plain = load_encoder(tiny_encoder, dtype="float32")
     assert np.abs(towers["queries"].detach().numpy() - plain.encode([g.query for g in batch], "query")).max() <= 1e-5
     passages = [text for g in batch for text in g.passages]

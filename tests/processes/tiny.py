@@ -18,7 +18,7 @@ from finerank.batching.groups import GroupMaker
 from finerank.core.records import Group, Row
 from finerank.training.arguments import training_arguments
 from finerank.training.fit import Fit, choose_checkpoint, fit
-from finerank.training.losses import embedder_loss, reranker_loss
+from finerank.training.objectives import embedder_objective, reranker_objective
 
 BUCKETS = 64
 
@@ -38,19 +38,36 @@ class ScorerModule(nn.Module):
             nn.Linear(2 * BUCKETS, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 1, bias=False)
         )
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        scores = self.layers(batch["pairs"]).squeeze(-1)
-        return {"scores": scores.view(-1, batch["group_size"])}
+    def forward(self, micro: list[dict[str, Tensor]]) -> Tensor:
+        return torch.cat([self.layers(features["bags"]).squeeze(-1) for features in micro])
 
 
 class TinyScorer:
-    def __init__(self, dropout: float = 0.1, seed: int = 0) -> None:
+    def __init__(self, dropout: float = 0.1, seed: int = 0, texts_per_forward: int = 1000) -> None:
         torch.manual_seed(seed)
         self.module = ScorerModule(dropout)
+        self.texts_per_forward = texts_per_forward
+
+    def step(self, bags: list[Tensor], groups: Sequence[Group]) -> dict[str, Any]:
+        """Return a batch whose micro-batches are in reverse, so that ``order`` has something to do."""
+        backwards = torch.stack(bags[::-1])
+        return {
+            "micro": [{"bags": part} for part in backwards.split(self.texts_per_forward)],
+            "order": torch.arange(len(bags)).flip(0),
+            "size": len(groups),
+            "group_size": len(groups[0].passages),
+        }
 
     def collate(self, groups: Sequence[Group]) -> dict[str, Any]:
-        pairs = [torch.cat([bag(group.query), bag(text)]) for group in groups for text in group.passages]
-        return {"pairs": torch.stack(pairs), "group_size": len(groups[0].passages)}
+        return self.step(
+            [torch.cat([bag(group.query), bag(text)]) for group in groups for text in group.passages], groups
+        )
+
+    def outputs(self, results: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return {"scores": results[batch["order"]].view(-1, batch["group_size"])}
+
+    def run(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return self.outputs(self.module(batch["micro"]), batch)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,24 +79,23 @@ class TowerModule(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(BUCKETS, 16), nn.Dropout(dropout))
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return {
-            side: nn.functional.normalize(self.layers(batch[f"{side}_bags"]), dim=-1)
-            for side in ("queries", "passages")
-        }
+    def forward(self, micro: list[dict[str, Tensor]]) -> Tensor:
+        return torch.cat([nn.functional.normalize(self.layers(features["bags"]), dim=-1) for features in micro])
 
 
 class TinyEncoder(TinyScorer):
-    def __init__(self, dropout: float = 0.1, seed: int = 0) -> None:
+    def __init__(self, dropout: float = 0.1, seed: int = 0, texts_per_forward: int = 1000) -> None:
+        super().__init__(dropout, seed, texts_per_forward)
         torch.manual_seed(seed)
         self.module = TowerModule(dropout)  # type: ignore[assignment]
 
     def collate(self, groups: Sequence[Group]) -> dict[str, Any]:
-        passages = [text for group in groups for text in group.passages]
-        return {
-            "queries_bags": torch.stack([bag(group.query) for group in groups]),
-            "passages_bags": torch.stack([bag(text) for text in passages]),
-        }
+        passages = [bag(text) for group in groups for text in group.passages]
+        return self.step([*(bag(group.query) for group in groups), *passages], groups)
+
+    def outputs(self, results: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
+        vectors = results[batch["order"]]
+        return {"queries": vectors[: batch["size"]], "passages": vectors[batch["size"] :]}
 
 
 def make_rows(count: int, negatives: int = 3) -> list[Row]:
@@ -103,11 +119,13 @@ def train(
     resume: bool = True,
     dropout: float = 0.1,
     sign: float = 1.0,
+    texts_per_forward: int = 1000,
+    cached: bool = False,
     **values: Any,
 ) -> tuple[Fit, TinyScorer]:
     """Train a tiny model; ``values`` are TrainingArguments; with ``sign=-1`` it is measured worse as it learns."""
     groups = GroupMaker(make_rows(rows), 3, seed=0)
-    model = family(dropout)
+    model = family(dropout, texts_per_forward=texts_per_forward)
     args = training_arguments(
         {
             "output_dir": str(output_dir),
@@ -128,7 +146,7 @@ def train(
     batch = model.collate([groups.group(0, index) for index in range(rows)])
 
     def margin() -> dict[str, list[float]]:
-        outputs = model.module(batch)
+        outputs = model.run(batch)
         if "scores" not in outputs:
             return {"margin": (outputs["queries"] * outputs["passages"][::3]).sum(dim=1).tolist()}
         return {"margin": (sign * (outputs["scores"][:, 0] - outputs["scores"][:, 1:].mean(dim=1))).tolist()}
@@ -137,10 +155,11 @@ def train(
     result = fit(
         model,
         groups,
-        reranker_loss if family is TinyScorer else embedder_loss(temperature=0.05),
+        reranker_objective() if family is TinyScorer else embedder_objective(temperature=0.05),
         args,
         evaluator=margin if evaluate else None,
         patience=patience,
+        cached=cached,
         resume_from=choose_checkpoint(folder, None) if resume else None,
     )
     return result, model

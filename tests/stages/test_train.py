@@ -25,8 +25,8 @@ from finerank.core.errors import DataError, UsageError, UserError
 from finerank.core.records import Group
 from finerank.data.sources import read_rows
 from finerank.stages.train import EmbedderOptions, RerankerOptions, TrainOptions, run
-from finerank.training.dataset import EpochOrder
-from finerank.training.losses import info_nce
+from finerank.training.contrastive import info_nce, similarities
+from finerank.training.dataset import EpochBatches
 
 NOUNS = ["cat", "code", "dog", "file", "find", "fish", "list", "name", "path", "string", "text", "tree", "word"]
 SERVER = multiprocessing.get_context("forkserver")
@@ -72,10 +72,9 @@ def losses(folder: Path) -> list[float]:
 
 
 def batches(rows: str, epochs: int) -> list[list[Group]]:
-    groups, order, made = GroupMaker(read_rows([rows]), 3, 42), EpochOrder(10, 42), []
+    groups, order, made = GroupMaker(read_rows([rows]), 3, 42), EpochBatches(10, 4, 42), []
     for order.epoch in range(epochs):
-        places = list(order)
-        made += [[groups.group(*place) for place in places[start : start + 4]] for start in (0, 4, 8)]
+        made += [[groups.group(place.epoch, place.index) for place in places] for places in order]
     return made
 
 
@@ -125,7 +124,7 @@ def test_embedder_equals_a_plain_padded_loop(tmp_path: Path, rows_file: str, tin
         texts = [text for group in batch for text in group.passages]
         masked = torch.tensor([[text in group.known_positives for text in texts] for group in batch])
         queries = embed([group.query for group in batch])
-        loss = info_nce(queries, embed(texts), temperature=0.05, masked=masked).mean()
+        loss = info_nce(similarities(queries, embed(texts), 3, 0.05, hidden=masked)).mean()
         descend(list(model.parameters()), loss)
         expected.append(loss.item())
     assert losses(tmp_path / "out") == pytest.approx(expected, abs=1e-5)
@@ -248,10 +247,10 @@ def test_a_model_made_for_inner_products_is_trained_and_measured_by_them(
     texts = [text for group in batch for text in group.passages]
     masked = torch.tensor([[text in group.known_positives for text in texts] for group in batch])
     queries, passages = (torch.tensor(plain.encode(part)) for part in ([group.query for group in batch], texts))
-    expected = info_nce(queries, passages, temperature=1.0, masked=masked).mean().item()
+    expected = info_nce(similarities(queries, passages, 3, 1.0, hidden=masked)).mean().item()
     assert folders["dot"] == pytest.approx([expected], rel=1e-4)
     unit = [torch.nn.functional.normalize(vectors, dim=-1) for vectors in (queries, passages)]
-    expected = info_nce(*unit, temperature=0.02, masked=masked).mean().item()
+    expected = info_nce(similarities(*unit, 3, 0.02, hidden=masked)).mean().item()
     assert folders["cosine"] == pytest.approx([expected], rel=1e-4)
 
 

@@ -38,16 +38,19 @@ def pad(tokens: Sequence[Tokens], pad_id: int, *, left: bool = False, multiple: 
     return batch
 
 
-def micro_batches(tokens: Sequence[Tokens], budget: int, pad_id: int, *, left: bool = False) -> dict[str, Any]:
+def micro_batches(
+    tokens: Sequence[Tokens], budget: int, pad_id: int, *, left: bool = False, most: int | None = None
+) -> dict[str, Any]:
     """Sort a step's inputs by length and cut them into padded micro-batches.
 
     Args:
         budget: most tokens in a micro-batch.
+        most: most inputs in one; None for any number.
 
     Returns:
         ``micro``: list of padded batches; ``order`` [N]: where input i's result stands in their concatenation.
     """
-    batches = sorted_batches([len(item.ids) for item in tokens], budget)
+    batches = sorted_batches([len(item.ids) for item in tokens], budget, most)
     placed = torch.tensor([position for batch in batches for position in batch])
     return {
         "micro": [pad([tokens[position] for position in batch], pad_id, left=left) for batch in batches],

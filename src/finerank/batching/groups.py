@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from math import lcm
+from math import lcm, nan
 from random import Random
 
 from finerank.core.errors import DataError, Problem, UsageError
@@ -87,9 +87,7 @@ class GroupMaker:
         missing = self.group_size - 1 - len(own)
         passages = [row.positives[positive], *(row.negatives[at] for at in own)]
         passages += self._fill(passages, missing, epoch, index)
-        scores = None
-        if row.pos_scores is not None and row.neg_scores is not None and missing == 0:
-            scores = (row.pos_scores[positive], *(row.neg_scores[at] for at in own))
+        scores = _teacher_scores(row, positive, own, missing)
         return Group(row.query, tuple(passages), index, scores, self._texts_of_positives(row))
 
     def counts(self) -> GroupCounts:
@@ -207,6 +205,14 @@ class GroupMaker:
                 ],
                 hint="add negatives (finerank mine) or more rows",
             )
+
+
+def _teacher_scores(row: Row, positive: int, own: Sequence[int], missing: int) -> tuple[float, ...] | None:
+    """Return the scores of a group's passages, NaN for ``missing`` ones from elsewhere; None if the row has none."""
+    if row.pos_scores is None or (row.negatives and row.neg_scores is None):
+        return None
+    negatives = row.neg_scores or ()
+    return (row.pos_scores[positive], *(negatives[at] for at in own), *[nan] * missing)
 
 
 @lru_cache(maxsize=1 << 17)

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 from finerank.core.errors import UserError
 from finerank.core.protocols import Pair
 
+ENCODED_AT_ONCE = 512
+"""Inputs that the tokenizer's own records are held of at a time; they take some ten times the memory of their ids."""
+
 
 class Tokens(NamedTuple):
     """One model input.
@@ -89,7 +92,7 @@ class Tokenizer:
     def texts(self, texts: Sequence[str], max_len: int) -> list[Tokens]:
         """Tokenise texts, cut to ``max_len`` tokens."""
         self._rust.enable_truncation(max_len)
-        return [self._tokens(encoding) for encoding in self._rust.encode_batch_fast(list(texts))]
+        return self._encoded(texts)
 
     def pairs(
         self, pairs: Sequence[Pair], max_len: int, query_max_len: int | None = None, passage_max_len: int | None = None
@@ -101,11 +104,18 @@ class Tokenizer:
         """
         if query_max_len is None and passage_max_len is None:
             self._rust.enable_truncation(max_len, strategy="longest_first")
-            return [self._tokens(encoding) for encoding in self._rust.encode_batch_fast(list(pairs))]
+            return self._encoded(pairs)
         queries = self._sides([query for query, _ in pairs], query_max_len)
         passages = self._sides([passage for _, passage in pairs], passage_max_len)
         self._rust.enable_truncation(max_len, strategy="longest_first")
         return [self._tokens(self._rust.post_process(query, passage)) for query, passage in zip(queries, passages)]
+
+    def _encoded(self, inputs: Sequence[Any]) -> list[Tokens]:
+        return [
+            self._tokens(encoding)
+            for start in range(0, len(inputs), ENCODED_AT_ONCE)
+            for encoding in self._rust.encode_batch_fast(list(inputs[start : start + ENCODED_AT_ONCE]))
+        ]
 
     def _sides(self, texts: list[str], max_len: int | None) -> list[Any]:
         self._rust.no_truncation()

@@ -64,12 +64,22 @@ class Trainable(Protocol):
     """What the trainer needs of a family: a module from a batch to what a loss reads, a way to save it."""
 
     module: torch.nn.Module
-    """``module(batch)`` takes what ``collate`` made and returns tensors by name: ``scores`` [B, G] of a cross-encoder,
-    ``queries`` [B, D] and ``passages`` [B * G, D] of a bi-encoder."""
+    """``module(micro)`` takes a list of padded micro-batches and returns the results of all inputs in them, in their
+    order: logits [N] of a cross-encoder, vectors [N, D] of a bi-encoder."""
     device: torch.device
+    tokens_per_forward: int
+    """Most tokens of a micro-batch, padding included."""
+    texts_per_forward: int | None
+    """Most inputs of a micro-batch; None for any number."""
 
     def collate(self, groups: Sequence[Any]) -> dict[str, Any]:
-        """Groups -> one optimizer step's batch; the group size travels inside."""
+        """Groups -> one optimizer step's batch: ``micro``, ``order`` (where input i's result stands), ``size`` B and
+        ``group_size`` G."""
+        ...
+
+    def outputs(self, results: torch.Tensor, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Put a step's results back in order, by name: ``scores`` [B, G] of a cross-encoder, ``queries`` [B, D] and
+        ``passages`` [B * G, D] of a bi-encoder."""
         ...
 
     def save(self, folder: Path) -> None:

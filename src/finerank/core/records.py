@@ -62,7 +62,7 @@ class Group:
 
     Attributes:
         passages: G texts.
-        teacher_scores: G floats aligned with ``passages``, or None.
+        teacher_scores: G floats aligned with ``passages``, NaN for a passage from elsewhere; None without a teacher.
         row: index of the row in its data set.
         known_positives: every positive of the row; in-batch copies of them are not negatives.
     """

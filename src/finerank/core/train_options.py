@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from finerank.core.model_options import ModelOptions
 from finerank.core.options import option
@@ -11,6 +12,10 @@ from finerank.core.seeding import DEFAULT_SEED
 
 DEFAULT_EVALUATIONS = 0.2
 AUTOMATIC = "auto"
+DISTILLING = ("kl", "m3_kd", "margin_mse")
+"""Values of --loss that learn from teacher scores alone."""
+KD_NAMES = {"kl_div": "kl", "m3_kd_loss": "m3_kd"}
+"""FlagEmbedding's names of --kd_loss_type."""
 
 
 @dataclass(kw_only=True)
@@ -31,6 +36,27 @@ class TrainOptions(ModelOptions):
     )
     max_example_num_per_dataset: int | None = option(
         None, "rows taken at random from each --train_data, no more than this many", ge=1
+    )
+    loss: str
+    knowledge_distillation: bool = option(
+        False, "learn from pos_scores and neg_scores too (finerank score writes them); every row must have them"
+    )
+    kd_loss_type: str
+    kd_temperature: float = option(
+        1.0, "divides teacher and student scores in kl; higher takes more from what the teacher puts low", gt=0
+    )
+    kd_weight: float = option(1.0, "factor of the distillation loss; the other one has 1", gt=0)
+    teacher_scale: Literal["logit", "probability"] = option(
+        "logit", "what the teacher scores are; probability for those of finerank score --normalize"
+    )
+    max_tokens_per_forward: int | None = option(
+        None,
+        "run a step in parts of at most so many tokens and keep the activations of one part only: large batches in "
+        "little memory, at the cost of a second forward pass, with the same gradient (gradient caching)",
+        ge=8,
+    )
+    sub_batch_size: int | None = option(
+        None, "the same by the number of texts (of pairs, for a reranker) in a part", ge=1
     )
     dropout: float | None = option(
         None,
@@ -81,6 +107,21 @@ class TrainOptions(ModelOptions):
     seed: int = option(DEFAULT_SEED, "of the order of rows, the choice of negatives, dropout and a new head", ge=0)
     overwrite: bool = option(False, "replace a model made with other options or data", semantic=False)
 
+    @property
+    def teaching(self) -> str:
+        """Return which distillation the options name: kl, m3_kd, margin_mse or ranknet."""
+        return self.loss if self.loss in DISTILLING else KD_NAMES.get(self.kd_loss_type, self.kd_loss_type)
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Say whether rows must have teacher scores."""
+        return self.knowledge_distillation or self.loss in DISTILLING
+
+    @property
+    def distils_alone(self) -> bool:
+        """Say whether the labels are no loss of their own: m3_kd holds the positive, by its teacher score."""
+        return self.loss in DISTILLING or (self.knowledge_distillation and self.teaching == "m3_kd")
+
 
 @dataclass(kw_only=True)
 class EmbedderOptions(TrainOptions):
@@ -112,8 +153,24 @@ class EmbedderOptions(TrainOptions):
         None, "instruction put before each passage; without it, the model's own prompt"
     )
     passage_instruction_format: str = option("{}{}", "how that instruction and the passage are joined")
+    loss: Literal["infonce", "kl", "m3_kd", "margin_mse"] = option(
+        "infonce",
+        "infonce: the positive against all other passages of the batch. From teacher scores alone: kl, m3_kd (with the "
+        "batch's other passages) or margin_mse",
+    )
+    kd_loss_type: Literal["kl", "kl_div", "m3_kd", "m3_kd_loss", "margin_mse", "ranknet"] = option(
+        "kl", "what --knowledge_distillation adds; m3_kd takes the place of infonce instead; ranknet learns the order"
+    )
     use_inbatch_neg: bool = option(True, "passages of the other queries in a batch are negatives too")
     negatives_cross_device: bool = option(False, "so are passages on other devices; no effect on a single one")
+    false_negative_margin: float | None = option(
+        None,
+        "leave passages of other queries out that are more similar to the query than its positive by more than this "
+        "(cosine; 0.1 is usual): they may be positives that nobody labelled",
+        ge=0,
+    )
+    use_mrl: bool = option(False, "train the first --mrl_dims numbers of a vector as vectors of their own (Matryoshka)")
+    mrl_dims: list[int] = option([], "lengths to train with --use_mrl, the whole one included: 64 128 256", metavar="N")
 
 
 @dataclass(kw_only=True)
@@ -131,6 +188,14 @@ class RerankerOptions(TrainOptions):
     )
     query_max_len: int | None = option(None, "tokens that a query is cut to first", ge=1)
     passage_max_len: int | None = option(None, "tokens that a passage is cut to first", ge=1)
+    loss: Literal["ce", "bce", "lambda", "ranknet", "kl", "margin_mse"] = option(
+        "ce",
+        "over a group: ce, softmax with the positive first; bce, each pair alone; lambda, pairs weighted by nDCG; "
+        "ranknet, pairs. From teacher scores alone: kl or margin_mse",
+    )
+    kd_loss_type: Literal["kl", "kl_div", "margin_mse", "ranknet"] = option(
+        "kl", "what --knowledge_distillation adds: kl, margin_mse or ranknet (the teacher's order)"
+    )
     first_stage: str | None = option(
         None, "embedder whose best passages are reranked in a judged --eval_data; without it BM25", metavar="M"
     )

@@ -56,7 +56,7 @@ def progress(total: int, label: str, unit: str = "texts") -> Iterator[Callable[[
     Args:
         total: how many there are; 0 if that is not known.
     """
-    if not _is_main_process():
+    if not is_main_process():
         yield lambda count: None
     elif sys.stderr.isatty():
         from tqdm import tqdm
@@ -155,7 +155,8 @@ def _is_new(text: str) -> bool:
     return not known
 
 
-def _is_main_process() -> bool:
+def is_main_process() -> bool:
+    """Say whether this process speaks for its fellows: the first that a launcher started, or the only one."""
     return not _muted and os.environ.get("RANK", "0") in ("", "0")
 
 
@@ -164,6 +165,6 @@ def _ignore(value: object) -> None:
 
 
 def _write(text: str) -> None:
-    if _is_main_process():
+    if is_main_process():
         sys.stderr.write(text + "\n")
         sys.stderr.flush()

@@ -38,7 +38,7 @@ TRAINING_TOKENS = 4096
 
 
 class TowerModule(torch.nn.Module):
-    """One tower for queries and passages; ``forward`` runs a whole step's micro-batches."""
+    """One tower for queries and passages; ``forward`` runs micro-batches of a step."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()
@@ -59,10 +59,9 @@ class TowerModule(torch.nn.Module):
             embeddings: torch.Tensor = output["sentence_embedding"]
         return embeddings
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Return ``queries`` [B, D] and ``passages`` [B * G, D] of one step."""
-        embeddings = torch.cat([self.embed(micro) for micro in batch["micro"]])[batch["order"]]
-        return {"queries": embeddings[: batch["size"]], "passages": embeddings[batch["size"] :]}
+    def forward(self, micro: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """Return the embeddings [N, D] of padded micro-batches, one after the other."""
+        return torch.cat([self.embed(features) for features in micro])
 
 
 class BiEncoder:
@@ -76,6 +75,8 @@ class BiEncoder:
         self.device = device
         self.prompts = prompts
         self.max_lens = max_lens
+        self.tokens_per_forward = TRAINING_TOKENS
+        self.texts_per_forward: int | None = None
         self.module = TowerModule(model)
         self.tokenizer = Tokenizer(model.tokenizer, with_types="token_type_ids" in model.tokenizer.model_input_names)
         self._unpooled: dict[Side, int] = {side: self._unpooled_tokens(side) for side in SIDES}
@@ -182,9 +183,15 @@ class BiEncoder:
         queries = self.tokens([group.query for group in groups], "query")
         passages = self.tokens([text for group in groups for text in group.passages], "passage")
         step = micro_batches(
-            [*queries, *passages], TRAINING_TOKENS, self.tokenizer.pad_id, left=self.tokenizer.pad_left
-        )
+            [*queries, *passages], self.tokens_per_forward, self.tokenizer.pad_id, left=self.tokenizer.pad_left,
+            most=self.texts_per_forward,
+        )  # fmt: skip
         return step | {"size": len(groups), "group_size": len(groups[0].passages)}
+
+    def outputs(self, results: torch.Tensor, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return ``queries`` [B, D] and ``passages`` [B * G, D] of one step."""
+        embeddings = results[batch["order"]]
+        return {"queries": embeddings[: batch["size"]], "passages": embeddings[batch["size"] :]}
 
     @property
     def cosine(self) -> bool:

@@ -42,7 +42,7 @@ UNCUT = 1_000_000
 
 
 class ScoringModule(torch.nn.Module):
-    """A sequence-classification model with one label; ``forward`` runs a whole step's micro-batches."""
+    """A sequence-classification model with one label; ``forward`` runs micro-batches of a step."""
 
     def __init__(self, model: StCrossEncoder) -> None:
         super().__init__()
@@ -53,10 +53,9 @@ class ScoringModule(torch.nn.Module):
         logits: torch.Tensor = self.model[0].model(**features).logits
         return logits.float().squeeze(-1)
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Return ``scores`` [B, G] of one step."""
-        scores = torch.cat([self.logits(micro) for micro in batch["micro"]])[batch["order"]]
-        return {"scores": scores.view(batch["size"], batch["group_size"])}
+    def forward(self, micro: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """Return the logits [N] of padded micro-batches, one after the other."""
+        return torch.cat([self.logits(features) for features in micro])
 
 
 class CrossEncoder:
@@ -71,6 +70,8 @@ class CrossEncoder:
         self.max_len = max_len
         self.query_max_len = query_max_len
         self.passage_max_len = passage_max_len
+        self.tokens_per_forward = TRAINING_TOKENS
+        self.texts_per_forward: int | None = None
         self.module = ScoringModule(model)
         self.tokenizer = Tokenizer(model.tokenizer, with_types="token_type_ids" in model.tokenizer.model_input_names)
         self._fingerprint = ""
@@ -154,8 +155,15 @@ class CrossEncoder:
     def collate(self, groups: Sequence[Group]) -> dict[str, Any]:
         """Return one step: all pairs of all groups, in token-sorted micro-batches."""
         tokens = self.tokens([(group.query, passage) for group in groups for passage in group.passages])
-        step = micro_batches(tokens, TRAINING_TOKENS, self.tokenizer.pad_id, left=self.tokenizer.pad_left)
+        step = micro_batches(
+            tokens, self.tokens_per_forward, self.tokenizer.pad_id, left=self.tokenizer.pad_left,
+            most=self.texts_per_forward,
+        )  # fmt: skip
         return step | {"size": len(groups), "group_size": len(groups[0].passages)}
+
+    def outputs(self, results: torch.Tensor, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return ``scores`` [B, G] of one step."""
+        return {"scores": results[batch["order"]].view(batch["size"], batch["group_size"])}
 
     def truncated(self, pairs: Sequence[Pair]) -> tuple[int, int]:
         """Return how many of the pairs are cut, and the length in tokens of a pair."""

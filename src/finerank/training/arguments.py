@@ -12,6 +12,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import logging as hf_logging
 
 from finerank.core.errors import UsageError, did_you_mean
+from finerank.training.distributed import launched
 
 RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -75,6 +76,10 @@ NO_EFFECT = {
 }
 """Flags of the field that mean nothing here -> why; accepted, and said aloud."""
 
+LONGEST_WAIT = 6 * 3600
+"""Seconds that processes wait for one another: as long as the first one's evaluation may take. A dead one is noticed
+at once, by its closed connection or by the launcher."""
+
 FORCED: dict[str, Any] = {
     "remove_unused_columns": False,
     "disable_tqdm": True,
@@ -115,6 +120,18 @@ def parse_extras(extras: Mapping[str, Sequence[str]], own: Sequence[str]) -> tup
                 hint="finerank train embedder --help; every transformers.TrainingArguments name works too",
             )
     return _typed(words), notes
+
+
+def join_processes(typed: Mapping[str, Any], *, use_cpu: bool) -> None:
+    """Join the processes that a launcher has started; in a single process this does nothing.
+
+    transformers does it when its arguments are made, in the way that these ask for (gloo, NCCL, DeepSpeed).
+    """
+    if not launched():
+        return
+    names = ("ddp_backend", "ddp_timeout", "deepspeed", "fsdp_config")
+    values = {name: typed[name] for name in names if name in typed}
+    _ = training_arguments({"output_dir": ".", "use_cpu": use_cpu, "ddp_timeout": LONGEST_WAIT}, values).device
 
 
 def training_arguments(values: Mapping[str, Any], typed: Mapping[str, Any]) -> TrainingArguments:

@@ -17,7 +17,8 @@ from transformers.trainer_utils import IntervalStrategy
 
 from finerank.core.seeding import stream_seed
 from finerank.data.console import progress, say, warn
-from finerank.training.dataset import EpochOrder
+from finerank.training import distributed
+from finerank.training.dataset import EpochBatches
 
 JOURNAL = "metrics.jsonl"
 
@@ -28,12 +29,12 @@ class NamedRandomness(TrainerCallback):  # type: ignore[misc]
     So nothing that draws from the global generators meanwhile (data loader workers, an evaluation) changes a run.
     """
 
-    def __init__(self, order: EpochOrder) -> None:
-        self.order = order
+    def __init__(self, batches: EpochBatches) -> None:
+        self.batches = batches
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # On a resume state.epoch is a fraction: the epoch that was interrupted.
-        self.order.epoch = int(state.epoch or 0)
+        self.batches.epoch = int(state.epoch or 0)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         torch.manual_seed(stream_seed(args.seed, "dropout", state.global_step, args.process_index))
@@ -168,6 +169,8 @@ class Signals(TrainerCallback):  # type: ignore[misc]
         warn(f"{name}: saving after this step and its evaluation, then leaving (once more: at once)")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.received:
+        # The processes of one run stop after the same step: each hears of its signal at another time.
+        if distributed.total(float(self.received), args.device):
+            self.received = True
             control.should_save = True
             control.should_training_stop = True

@@ -18,16 +18,19 @@ from finerank.batching.groups import GroupMaker
 from finerank.core.errors import UserError
 from finerank.core.protocols import Trainable
 from finerank.data.console import say, warn
-from finerank.training import checkpoint
+from finerank.training import checkpoint, distributed
 from finerank.training.callbacks import Bar, Journal, LastEvaluation, Patience, Reporter, Signals, out_of_patience
 from finerank.training.ledger import Ledger, Values
-from finerank.training.losses import Loss
-from finerank.training.trainer import STATE, Evaluator, GroupTrainer, load_weights
+from finerank.training.objectives import Loss
+from finerank.training.trainer import STATE, Evaluator, GroupTrainer, epoch_batches, load_weights
 
 LESS_MEMORY = (
     "a smaller --per_device_train_batch_size (with more --gradient_accumulation_steps), --train_group_size or "
     "--max_len, or --gradient_checkpointing True"
 )
+
+LOST_CONTACT = ("gloo", "Gloo", "NCCL", "Connection", "connection", "recv", "Broken pipe", "Socket", "Timed out")
+"""Words of what torch.distributed says when a process of the group is gone."""
 
 
 @dataclass
@@ -64,9 +67,7 @@ def total_steps(args: TrainingArguments, rows: int) -> int:
     """Return the number of optimizer steps that transformers will take over ``rows`` rows."""
     if args.max_steps > 0:
         return int(args.max_steps)
-    batch = args.per_device_train_batch_size * max(args.world_size, 1)
-    batches = rows // batch if args.dataloader_drop_last else math.ceil(rows / batch)
-    per_epoch = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
+    per_epoch = max(math.ceil(len(epoch_batches(rows, args)) / args.gradient_accumulation_steps), 1)
     return int(math.ceil(args.num_train_epochs * per_epoch))
 
 
@@ -108,6 +109,7 @@ def fit(
     evaluator: Evaluator | None = None,
     patience: int | None = None,
     keep_best: bool = True,
+    cached: bool = False,
     autocast: torch.dtype | None = None,
     resume_from: Path | None = None,
     label: str = "training",
@@ -118,6 +120,7 @@ def fit(
         evaluator: measures the model; the figure ``args.metric_for_best_model`` decides which weights are kept.
         patience: evaluations without progress before an early stop; None for never.
         keep_best: put the best evaluated weights back at the end, rather than keep the last ones.
+        cached: keep the activations of one micro-batch only (gradient caching).
         autocast: number format for evaluation, None for the weights' own.
         resume_from: a whole checkpoint.
 
@@ -130,7 +133,7 @@ def fit(
     signals = Signals()
     journal = Journal(Path(args.output_dir))
     callbacks = [journal, bar, LastEvaluation(), Reporter(), Patience(metric, patience), signals]
-    trainer = GroupTrainer(trainable, args, groups, loss, evaluator, callbacks, autocast, keep_best)
+    trainer = GroupTrainer(trainable, args, groups, loss, evaluator, callbacks, autocast, keep_best, cached)
     start = time.monotonic()
     before = _resumed_state(resume_from)
     if before and _finished(before, total_steps(args, len(groups)), metric, patience):
@@ -157,6 +160,13 @@ def _train(trainer: GroupTrainer, resume_from: Path | None, signals: Signals, ba
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     except torch.OutOfMemoryError:
         raise trainer.stopped("memory ran out", hint=LESS_MEMORY) from None
+    except RuntimeError as error:
+        if distributed.world_size() == 1 or not any(word in str(error) for word in LOST_CONTACT):
+            raise
+        raise trainer.stopped(
+            f"another process of this run has ended ({' '.join(str(error).split())[:120]})",
+            hint="its own error stands above; the same command goes on from the last checkpoint",
+        ) from None
     finally:
         bar.close()
     if signals.received:

@@ -16,9 +16,10 @@ from finerank.core.protocols import Trainable
 from finerank.core.records import Row
 from finerank.data.console import banner, say, warn
 from finerank.models.load import resolve_dtype
-from finerank.training.arguments import training_arguments
+from finerank.training.arguments import LONGEST_WAIT, training_arguments
+from finerank.training.distributed import from_first
 from finerank.training.fit import Fit, choose_checkpoint, fit, total_steps
-from finerank.training.losses import Loss
+from finerank.training.objectives import Loss
 from finerank.training.trainer import Evaluator
 from finerank.training.tripwires import truncated_positives, worse_than_base
 
@@ -35,6 +36,7 @@ class Job:
         values: our options by TrainingArguments name; ``typed`` are the user's own TrainingArguments.
         dtype: of the matrix products: auto, float32, bfloat16, float16. Weights are float32 whatever it says.
         measure: measures the model; None for no evaluation.
+        cached: keep the activations of one micro-batch only (gradient caching).
     """
 
     title: str
@@ -49,6 +51,7 @@ class Job:
     measure: Evaluator | None
     patience: int | None = None
     keep_best: bool = True
+    cached: bool = False
     save_steps: float | None = None
     resume_from: str | None = None
     groups: GroupMaker = field(init=False)
@@ -71,8 +74,9 @@ class Job:
             evaluator=self.measure,
             patience=self.patience,
             keep_best=self.keep_best,
+            cached=self.cached,
             autocast=None if dtype == torch.float32 else dtype,
-            resume_from=choose_checkpoint(self.folder, self.resume_from),
+            resume_from=from_first(lambda: choose_checkpoint(self.folder, self.resume_from)),
             label=self.title,
         )
         worse = worse_than_base(result.base, result.best, self.values["metric_for_best_model"])
@@ -102,6 +106,8 @@ class Job:
             "fp16": dtype == torch.float16,
             "dataloader_pin_memory": device.type == "cuda",
             "eval_strategy": "steps" if self.measure else "no",
+            "ddp_timeout": LONGEST_WAIT,
+            "ddp_find_unused_parameters": False,
         }
         typed = dict(self.typed)
         if self.measure is None:

@@ -14,18 +14,19 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_file, save_model
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from finerank.batching.groups import GroupMaker
 from finerank.core.errors import UsageError, UserError
 from finerank.core.protocols import Trainable
-from finerank.training import checkpoint
+from finerank.training import checkpoint, distributed
 from finerank.training.callbacks import NamedRandomness
-from finerank.training.dataset import ROWS_KEY, Collator, EpochOrder, GroupDataset
+from finerank.training.dataset import COUNTS_KEY, Collator, EpochBatches, GroupDataset
+from finerank.training.gradient_cache import cached_step
 from finerank.training.ledger import Ledger
-from finerank.training.losses import Loss
+from finerank.training.objectives import Loss
 from finerank.training.tripwires import Flatness
 
 WEIGHTS = "model.safetensors"
@@ -50,6 +51,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         evaluator: called before the first step and at each evaluation; None for no evaluation.
         autocast: number format of the evaluation's matrix products.
         keep_best: whether a new best evaluation makes a checkpoint.
+        cached: whether a step of several micro-batches keeps the activations of one only (gradient caching).
     """
 
     # The loss is already divided by the rows of the whole step (two spellings, of two releases of transformers).
@@ -66,10 +68,13 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         callbacks: list[Any] | None = None,
         autocast: torch.dtype | None = None,
         keep_best: bool = True,
+        cached: bool = False,
     ) -> None:
+        self.trainable = trainable
         self.keep_best = keep_best
+        self.cached = cached
         self.ledger = Ledger()
-        self.order = EpochOrder(len(groups), args.seed)
+        self.batches = epoch_batches(len(groups), args)
         self.loss = loss
         self.evaluator = evaluator
         self.autocast = autocast
@@ -84,24 +89,35 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             train_dataset=GroupDataset(groups),
             # Never read: the parent wants one to be there before it calls evaluate().
             eval_dataset=GroupDataset(groups),
-            callbacks=[NamedRandomness(self.order), *(callbacks or [])],
+            callbacks=[NamedRandomness(self.batches), *(callbacks or [])],
         )
         self.model_accepts_loss_kwargs = True
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
-        return self.order
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of this process's batches; accelerate need not share them out."""
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=bool(workers) and self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+        )
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], int]:
-        """Return the batches of one optimizer step and the number of rows in them."""
+        """Return this process's batches of one optimizer step and the number of rows in all processes' batches."""
         batches = []
         for _ in range(num_batches):
             batch = next(epoch_iterator, None)
             if batch is None:
                 break
             batches.append(batch)
-        rows = sum(batch[ROWS_KEY] for batch in batches)
+        own = sum(float(batch[COUNTS_KEY].sum()) for batch in batches)
+        rows = round(distributed.total(own, self.args.device))
         self.rows_seen += rows
         self.ledger.steps += bool(batches)
         return batches, rows
@@ -110,11 +126,26 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return this batch's share of the step's loss: the sum of its rows' losses over the rows of the step."""
-        outputs = model(inputs)
-        losses = self.loss(outputs, inputs)
-        total = losses.sum() / (num_items_in_batch or len(losses))
+        return self._share(model(inputs["micro"]), inputs, num_items_in_batch)
+
+    def _share(self, results: torch.Tensor, inputs: Any, rows: Any) -> torch.Tensor:
+        outputs = self.trainable.outputs(results, inputs)
         self.flatness.look(outputs)
-        return (total, outputs) if return_outputs else total
+        losses: torch.Tensor = self.loss(outputs, inputs) * inputs[COUNTS_KEY]
+        # Processes average their gradients; the mean over all rows is the sum of their shares.
+        return losses.sum() / (rows or len(losses)) * distributed.world_size()
+
+    def _cached_training_step(self, model: Any, inputs: Any, rows: Any) -> torch.Tensor:
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        return cached_step(
+            model,
+            inputs["micro"],
+            lambda results: self._share(results, inputs, rows),
+            self.accelerator.backward,
+            autocast=self.compute_loss_context_manager,
+            unsynchronised=lambda: self.accelerator.no_sync(model),
+        )
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Take one batch forward and backward.
@@ -122,8 +153,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         Raises:
             UserError: if the loss is not a number; the weights are still those of the last good step.
         """
-        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        value = loss.item()
+        cached = self.cached and len(inputs["micro"]) > 1
+        step = self._cached_training_step if cached else super().training_step
+        loss: torch.Tensor = step(model, inputs, num_items_in_batch)
+        value = distributed.total(loss.item(), self.args.device) / distributed.world_size()
         if not math.isfinite(value):
             raise self.stopped(
                 f"the loss became {value}",
@@ -160,7 +193,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             return {}
         start = time.monotonic()
         with _undisturbed(self.model), self._mixed_precision():
-            values = self.evaluator()
+            values = distributed.from_first(self.evaluator)
         self.evaluation_seconds += time.monotonic() - start
         figures = {f"{metric_key_prefix}_{name}": math.fsum(each) / max(len(each), 1) for name, each in values.items()}
         self._check_metric(figures)
@@ -223,6 +256,18 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(model if model is not None else self.model, Path(resume_from_checkpoint))
         self.ledger = Ledger.load(Path(resume_from_checkpoint))
+
+
+def epoch_batches(rows: int, args: TrainingArguments) -> EpochBatches:
+    """Return the batches that these arguments make of so many rows."""
+    return EpochBatches(
+        rows,
+        args.per_device_train_batch_size,
+        args.seed,
+        drop_last=args.dataloader_drop_last,
+        rank=distributed.rank(),
+        processes=distributed.world_size(),
+    )
 
 
 def _checkpoint_activations(module: torch.nn.Module, args: TrainingArguments) -> None:
