@@ -38,11 +38,21 @@ class PairLayout:
         Raises:
             UserError: if a format does not place the text last.
         """
-        before_query = self._before(row, "query", self.query_instruction, self.query_format)
-        before_passage = self._before(row, "passage", self.passage_instruction, self.passage_format)
+        before_query, before_passage = self.prompts(row)
         query = before_query + row.query
         for passage in (*row.positives, *row.negatives):
             yield query, before_passage + passage
+
+    def prompts(self, row: Row) -> tuple[str, str]:
+        """Return what stands before the row's query, and before its passages.
+
+        Raises:
+            UserError: if a format does not place the text last.
+        """
+        return (
+            self._before(row, "query", self.query_instruction, self.query_format),
+            self._before(row, "passage", self.passage_instruction, self.passage_format),
+        )
 
     def unused(self, row: Row) -> bool:
         """Say whether the row has an instruction of its own that does nothing."""

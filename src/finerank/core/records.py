@@ -65,6 +65,10 @@ class Group:
         teacher_scores: G floats aligned with ``passages``, NaN for a passage from elsewhere; None without a teacher.
         row: index of the row in its data set.
         known_positives: every positive of the row; in-batch copies of them are not negatives.
+        query_prompt, passage_prompt: what the row has put before its query and its passages; None leaves it to the
+            model.
+        alike: whether the passages are texts like the query and get its prompt.
+        in_batch: whether passages of other queries are negatives too.
     """
 
     query: str
@@ -72,6 +76,10 @@ class Group:
     row: int
     teacher_scores: tuple[float, ...] | None = None
     known_positives: frozenset[str] = frozenset()
+    query_prompt: str | None = None
+    passage_prompt: str | None = None
+    alike: bool = False
+    in_batch: bool = True
 
 
 def parse_row(line: Mapping[str, Any], where: str) -> Row:

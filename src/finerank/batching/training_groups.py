@@ -1,0 +1,66 @@
+"""The groups of a training, by its options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from finerank.batching.groups import GroupMaker
+from finerank.batching.row_pairs import PairLayout
+from finerank.batching.row_prompts import embedder_prompts, pair_prompts
+from finerank.core.records import Row
+from finerank.core.train_options import EmbedderOptions, RerankerOptions, TrainOptions
+from finerank.data.console import say
+
+
+def groups_of(options: TrainOptions, rows: Sequence[Row]) -> GroupMaker:
+    """Return what makes the groups of a run.
+
+    Raises:
+        DataError: for rows for which nothing in the data can serve as a negative.
+        UserError: for an instruction format without its two places.
+    """
+    return _embedder(options, rows) if isinstance(options, EmbedderOptions) else _reranker(options, rows)
+
+
+def _embedder(options: EmbedderOptions, rows: Sequence[Row]) -> GroupMaker:
+    groups = GroupMaker(
+        rows, options.train_group_size, options.seed, typed=True, shuffle_ratio=options.shuffle_ratio,
+        apart=options.same_dataset_within_batch,
+        prompts=partial(embedder_prompts, template=options.query_instruction_format),
+    )  # fmt: skip
+    for kind, count in groups.types().items():
+        say(f"{count:,} rows of type {kind}: {MEANINGS[kind]}")
+    prompted = groups.prompted()
+    if prompted:
+        say(f"{prompted:,} of {len(rows):,} rows bring an instruction of their own, in the place of the query's")
+    if not options.same_dataset_within_batch and not all(each.in_batch for each in groups.sets):
+        say("note: data sets named …no_in_batch_neg have batches of their own, without in-batch negatives")
+    return groups
+
+
+MEANINGS = {
+    "only_1neg": "groups of 2",
+    "symmetric_class": "groups no larger than 1 + their own negatives",
+    "symmetric_sts": "passages get the query's instruction",
+    "symmetric_clustering": "passages get the query's instruction",
+}
+"""What a row's type does to its group."""
+
+
+def _reranker(options: TrainOptions, rows: Sequence[Row]) -> GroupMaker:
+    assert isinstance(options, RerankerOptions)
+    layout = PairLayout(
+        options.query_instruction_for_rerank, options.query_instruction_format,
+        options.passage_instruction_for_rerank, options.passage_instruction_format,
+    )  # fmt: skip
+    groups = GroupMaker(
+        rows, options.train_group_size, options.seed, shuffle_ratio=options.shuffle_ratio,
+        apart=options.same_dataset_within_batch, prompts=partial(pair_prompts, layout=layout),
+    )  # fmt: skip
+    if groups.prompted() and not (layout.query_instruction or layout.passage_instruction):
+        say(
+            f"note: the instructions of {groups.prompted():,} rows are not read: they take the place of "
+            "--query_instruction_for_rerank and --passage_instruction_for_rerank"
+        )
+    return groups
