@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from finerank.core.adapter_options import AdapterOptions
+from finerank.core.mix_options import MixOptions, RerankInstructions
 from finerank.core.model_options import ModelOptions
 from finerank.core.options import option
+from finerank.core.parallel_options import ParallelOptions
 from finerank.core.row_options import split_option, sub_data_name_option
 from finerank.core.seeding import DEFAULT_SEED
+from finerank.core.watch_options import WatchOptions
 
 DEFAULT_EVALUATIONS = 0.2
 AUTOMATIC = "auto"
+LOCAL_RERANKER = "./models/bge-reranker-v2-m3"
+HUB_RERANKER = "BAAI/bge-reranker-v2-m3"
 DISTILLING = ("kl", "m3_kd", "margin_mse")
 """Values of --loss that learn from teacher scores alone."""
 KD_NAMES = {"kl_div": "kl", "m3_kd_loss": "m3_kd"}
@@ -19,7 +25,7 @@ KD_NAMES = {"kl_div": "kl", "m3_kd_loss": "m3_kd"}
 
 
 @dataclass(kw_only=True)
-class TrainOptions(ModelOptions):
+class TrainOptions(AdapterOptions, MixOptions, WatchOptions, ParallelOptions, ModelOptions):
     """What both families take; every other name of transformers.TrainingArguments works too."""
 
     # Each family says its own default.
@@ -28,14 +34,17 @@ class TrainOptions(ModelOptions):
     learning_rate: float
     per_device_train_batch_size: int
     dtype: str = option("auto", "of matrix products: auto, float32, bfloat16, float16; weights stay float32")
-    train_data: list[str] = option(help="rows with query, pos and maybe neg: files or folders", metavar="ROWS")
+    train_data: list[str] = option(
+        help="rows with query, pos and maybe neg: files, folders (each file in it is a data set), data sets of the hub",
+        metavar="ROWS",
+    )
     sub_data_name: str | None = sub_data_name_option()
     split: str = split_option()
     train_group_size: int = option(
         8, "passages per query in one step: 1 positive and the rest negatives; cost grows in step with it", ge=1
     )
     max_example_num_per_dataset: int | None = option(
-        None, "rows taken at random from each --train_data, no more than this many", ge=1
+        None, "rows taken at random from each data set (each file of a folder is one), no more than this many", ge=1
     )
     loss: str
     knowledge_distillation: bool = option(
@@ -73,7 +82,11 @@ class TrainOptions(ModelOptions):
     eval_steps: float = option(
         DEFAULT_EVALUATIONS, "steps between evaluations; below 1 a share of all steps", gt=0, metavar="STEPS|SHARE"
     )
-    metric_for_best_model: str = option("nDCG@10", "figure that says which weights are best: nDCG@10, MRR or accuracy")
+    metric_for_best_model: str = option(
+        AUTOMATIC,
+        "figure that says which weights are best: nDCG@10, MRR, accuracy or loss (the run's own on held-out rows, lower "
+        "is better); auto is nDCG@10, with --factor or --patience on rows loss",
+    )
     early_stopping_patience: int | None = option(
         None, "stop after this many evaluations that do not beat the best one", ge=1
     )
@@ -174,11 +187,14 @@ class EmbedderOptions(TrainOptions):
 
 
 @dataclass(kw_only=True)
-class RerankerOptions(TrainOptions):
+class RerankerOptions(RerankInstructions, TrainOptions):
     """Options of ``finerank train reranker``."""
 
     model_name_or_path: str = option(
-        help="cross-encoder to tune, or an encoder that gets a new head: a local folder or a hub name", metavar="M"
+        LOCAL_RERANKER,
+        "cross-encoder to tune, or an encoder that gets a new head: a local folder or a hub name; where the default "
+        "folder is not there, BAAI/bge-reranker-v2-m3",
+        metavar="M",
     )
     output_dir: str = option("./rerank_output", "folder of the tuned model", metavar="DIR", semantic=False)
     learning_rate: float = option(6e-5, "highest learning rate; 5e-6 for large models, 1e-4 for a small one", gt=0)

@@ -15,9 +15,9 @@ from typing import Any
 
 from finerank.core.errors import UserError
 from finerank.data import console
-from finerank.data.atomic import land, sync, write_atomic, writing
-from finerank.data.claims import Claim, remove
-from finerank.data.manifest import Input, digest_file, parts_of, write_json
+from finerank.data.atomic import Lock, land, sync, write_atomic, writing
+from finerank.data.claims import LOCK, RECORD, Claim, remove
+from finerank.data.manifest import Input, digest_file, manifest_path, parts_of, write_json
 from finerank.data.shards import Shards
 
 __all__ = ["Folder", "Output", "write_atomic"]
@@ -194,6 +194,19 @@ class Folder(Claim):
                 sync(place)
         total = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
         return self.complete({"sha256": total, "files": files}, counts, extra or {})
+
+    def reopen(self) -> None:
+        """Go on with a finished folder, as if its run had not ended yet.
+
+        Raises:
+            UserError: if another process writes here.
+        """
+        with writing(self.name):
+            self._lock = Lock(self.work / LOCK, self.name)
+            write_json(self.work / RECORD, {"key": self.key, "overwrite": False, **self.parts.to_mapping()})
+            write_atomic(self.work / READY, b"")
+            manifest_path(self.path).unlink(missing_ok=True)
+        self.manifest, self.done, self.resumed = {}, False, True
 
     def exists(self) -> bool:
         if self.path.is_dir():

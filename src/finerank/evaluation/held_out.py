@@ -8,7 +8,7 @@ the model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from finerank.batching.groups import GroupMaker
 from finerank.core.protocols import Encoder, Scorer
@@ -16,6 +16,8 @@ from finerank.core.records import Row
 from finerank.core.runs import Qrels, Run
 from finerank.data.console import progress
 from finerank.data.sources import Judged
+from finerank.evaluation.fusion import choose_weight, fuse_runs
+from finerank.evaluation.fusion_store import Fusion, query_digests
 from finerank.evaluation.metrics import evaluate_run
 from finerank.evaluation.ranking import rerank_run, score_pairs, search_run, vector_pairs
 from finerank.evaluation.rows import lay_out
@@ -31,6 +33,9 @@ FIGURES = {"nDCG@10": "nDCG@10", "MRR": "MRR", "accuracy": "Success@1"}
 
 On rows a tie counts as wrong: equal scores put the negatives first. On a judged set ties go by passage id.
 """
+DECISIVE = "nDCG@10"
+"""What a first stage is compared by, and a fusion's weight chosen by."""
+FUSIONS = ("zscore", "rrf")
 LABEL = "evaluating"
 SEARCH_DEPTH = 100
 POOL_NEGATIVES = 31
@@ -66,20 +71,69 @@ def search_measure(encoder: Encoder, judged: Judged) -> Measure:
     return measure
 
 
-def rerank_measure(scorer: Scorer, judged: Judged, first_stage: Encoder | None, depth: int) -> Measure:
-    """Rerank the first stage's ``depth`` best passages; they are found once, by an embedder or BM25 (None)."""
-    retriever = (
-        Bm25Retriever(judged.passages)
-        if first_stage is None
-        else DenseRetriever(first_stage, judged.passages, cosine=first_stage.cosine)
-    )
-    first = search_run(retriever, judged, depth)
+@dataclass(frozen=True)
+class Beside:
+    """What a tuned reranker stands beside.
 
-    def measure() -> Figures:
-        with progress(sum(map(len, first.values())), LABEL, "pairs") as update:
-            return figures(judged.qrels, rerank_run(scorer, judged, first, depth, update))
+    Attributes:
+        name: of the first stage.
+        first: its own figures, over the candidates that were reranked.
+        fused: those of both together, by z-scores at the weight that was best on these queries.
+        fusions: the best weight of every way to fuse, as they are stored with a model.
+    """
 
-    return measure
+    name: str
+    first: Figures
+    fused: Figures
+    fusions: tuple[Fusion, ...]
+
+
+class RerankMeasure:
+    """Reranks the first stage's ``depth`` best passages of every judged query; they are found once.
+
+    Args:
+        first_stage: an embedder, or None for BM25.
+        name: what the first stage is called where a fusion's weight is stored.
+    """
+
+    def __init__(
+        self, scorer: Scorer, judged: Judged, first_stage: Encoder | None, depth: int, name: str = "bm25"
+    ) -> None:
+        retriever = (
+            Bm25Retriever(judged.passages)
+            if first_stage is None
+            else DenseRetriever(first_stage, judged.passages, cosine=first_stage.cosine)
+        )
+        self.scorer = scorer
+        self.judged = judged
+        self.depth = depth
+        self.name = name
+        self.first_run = search_run(retriever, judged, depth)
+        self.first = figures(judged.qrels, self.first_run)
+        self._latest: tuple[Run, Figures] = ({}, {})
+
+    def __call__(self) -> Figures:
+        """Measure the reranker as it is now."""
+        with progress(sum(map(len, self.first_run.values())), LABEL, "pairs") as update:
+            run = rerank_run(self.scorer, self.judged, self.first_run, self.depth, update)
+        self._latest = run, figures(self.judged.qrels, run)
+        return self._latest[1]
+
+    def beside(self, tuned: Figures) -> Beside:
+        """Compare the reranker, as it is now and with the figures ``tuned``, with its first stage; fuse the two.
+
+        The pairs are scored again unless the latest measurement had the same figures.
+        """
+        if any(tuned.get(name) != values for name, values in self._latest[1].items()) or not self._latest[0]:
+            self()
+        run, qrels = self._latest[0], self.judged.qrels
+        seen = query_digests(self.judged.queries)
+        chosen = {kind: choose_weight(self.first_run, run, qrels, DECISIVE, method=kind) for kind in FUSIONS}
+        fusions = tuple(
+            Fusion(kind, choice.weight, DECISIVE, len(qrels), self.name, seen) for kind, choice in chosen.items()
+        )
+        together = fuse_runs(self.first_run, run, FUSIONS[0], chosen[FUSIONS[0]].weight)
+        return Beside(self.name, self.first, figures(qrels, together), fusions)
 
 
 def figures(qrels: Qrels, run: Run) -> Figures:

@@ -7,6 +7,7 @@ weights are kept.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,23 @@ from typing import TYPE_CHECKING, Any
 from finerank.core.errors import UsageError
 from finerank.core.options import declared, semantic
 from finerank.core.outcomes import Outcome
-from finerank.core.train_options import AUTOMATIC, EmbedderOptions, RerankerOptions, TrainOptions
+from finerank.core.train_options import (
+    AUTOMATIC,
+    HUB_RERANKER,
+    LOCAL_RERANKER,
+    EmbedderOptions,
+    RerankerOptions,
+    TrainOptions,
+)
+from finerank.core.watch_options import LOSS, PLATEAU
 
 if TYPE_CHECKING:
     from finerank.core.records import Row
     from finerank.data.outputs import Folder
+    from finerank.evaluation.fusion_store import Fusion
+    from finerank.evaluation.held_out import Measure
     from finerank.training.fit import Fit
+    from finerank.training.job import Job
 
 
 def run(options: TrainOptions, extras: Mapping[str, Sequence[str]] | None = None) -> Outcome:
@@ -35,34 +47,40 @@ def run(options: TrainOptions, extras: Mapping[str, Sequence[str]] | None = None
     from finerank.data import console
     from finerank.data.outputs import Folder
     from finerank.data.training_rows import training_inputs, training_rows
-    from finerank.evaluation.watched import needs_first_stage
+    from finerank.evaluation.watched import held_out_rows, needs_first_stage
     from finerank.models.trainables import first_stage_of, trainable_of
-    from finerank.training import distributed
+    from finerank.training import distributed, parallel
     from finerank.training.arguments import join_processes, parse_extras
 
     typed, notes = parse_extras(extras or {}, list(declared(type(options))))
     for note in notes:
         console.say(f"note: {note}")
     _check(options, typed)
-    join_processes(typed, use_cpu=options.device == "cpu" or not _has_accelerator())
-    rows = training_rows(options)
+    on_cpu = options.device == "cpu" or not _has_accelerator()
+    parallel.settle(options, typed, on_cpu=on_cpu)
+    join_processes(typed, use_cpu=on_cpu)
+    rows, held_out = held_out_rows(options, training_rows(options))
     models = {"base": trainable_of(options)}
     if isinstance(options, RerankerOptions) and needs_first_stage(options):
         models["first_stage"] = first_stage_of(options)
-    settings = semantic(options) | {name: str(value) for name, value in typed.items()}
+    settings = _settings(options, typed)
 
     def claim() -> Folder:
-        return Folder.open(
+        folder = Folder.open(
             options.output_dir, command=_verb(options), options=settings, inputs=training_inputs(options),
             models={name: _fingerprint(model) for name, model in models.items()}, overwrite=options.overwrite,
         )  # fmt: skip
+        if folder.done and _goes_on(options, folder.manifest["counts"]):
+            console.say(f"{options.output_dir}: finished after fewer epochs, going on from there")
+            folder.reopen()
+        return folder
 
     with distributed.claimed(claim) as folder:
         if folder.done:
             console.say(f"{options.output_dir}: already trained with these options and data, nothing to do")
             outcome = _outcome(options, folder.manifest["counts"])
         else:
-            outcome = _train(options, typed, rows, models, folder)
+            outcome = _train(options, typed, (rows, held_out), models, folder)
     distributed.leave()
     return outcome
 
@@ -73,16 +91,24 @@ def _verb(options: TrainOptions) -> str:
 
 def _check(options: TrainOptions, typed: dict[str, Any]) -> None:
     """Settle what two options say about each other."""
-    from finerank.evaluation.watched import figure_named, judged_folder
+    from finerank.data.console import say, warn
+    from finerank.evaluation.watched import settle_watch
+    from finerank.training.reports import check_reports
 
     if typed.pop("use_cpu", False):
         options.device = "cpu"
-    options.metric_for_best_model = figure_named(options.metric_for_best_model)
+    if options.device == "cuda" and not _has_accelerator("cuda"):
+        warn("--device cuda: there is no CUDA device on this machine; training runs on the CPU, which is far slower")
+        options.device = "cpu"
+    check_reports(typed.get("report_to"))
+    settle_watch(options)
     if options.train_group_size < 2 and isinstance(options, RerankerOptions):
         raise UsageError(f"--train_group_size must be at least 2 for a reranker, got {options.train_group_size}")
     if isinstance(options, EmbedderOptions):
         _check_embedder(options)
-    judged_folder(options)
+    elif options.model_name_or_path == LOCAL_RERANKER and not os.path.isdir(LOCAL_RERANKER):
+        options.model_name_or_path = HUB_RERANKER
+        say(f"note: no --model_name_or_path, and no {LOCAL_RERANKER} here: {HUB_RERANKER} is tuned")
 
 
 def _check_embedder(options: EmbedderOptions) -> None:
@@ -94,10 +120,27 @@ def _check_embedder(options: EmbedderOptions) -> None:
         raise UsageError("--use_mrl and --mrl_dims go together", hint="--use_mrl --mrl_dims 64 128 256 384")
 
 
-def _has_accelerator() -> bool:
+def _settings(options: TrainOptions, typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes two runs different runs; more epochs of a learning rate without an end are the same run."""
+    endless = {"num_train_epochs"} if options.lr_scheduler_type == PLATEAU else set()
+    settings = semantic(options) | {name: str(value) for name, value in typed.items() if name != "report_to"}
+    return {name: value for name, value in settings.items() if name not in endless}
+
+
+def _goes_on(options: TrainOptions, counts: Mapping[str, Any]) -> bool:
+    """Say whether a finished run asks for more epochs than it was made with, and did not end for want of progress."""
+    return bool(
+        options.lr_scheduler_type == PLATEAU
+        and options.num_train_epochs > counts.get("epochs", math.inf)
+        and not counts.get("exhausted", False)
+    )
+
+
+def _has_accelerator(kind: str | None = None) -> bool:
     import torch
 
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return any(there.values()) if kind is None else there[kind]
 
 
 def _fingerprint(model: Any) -> str:
@@ -108,27 +151,39 @@ def _fingerprint(model: Any) -> str:
 
 
 def _train(
-    options: TrainOptions, typed: Mapping[str, Any], rows: Sequence[Row], models: dict[str, Any], folder: Folder
+    options: TrainOptions,
+    typed: Mapping[str, Any],
+    rows: tuple[Sequence[Row], Sequence[Row]],
+    models: dict[str, Any],
+    folder: Folder,
 ) -> Outcome:
-    from finerank.evaluation.watched import measure_of
+    from finerank.batching.training_groups import groups_of
     from finerank.training import distributed
     from finerank.training.job import Job
     from finerank.training.objectives import objective_of
+    from finerank.training.plateau import plateau_of
+    from finerank.training.tripwires import Tripwires
 
-    model = models["base"]
+    model, measures = models["base"], list[Any]()
+
+    def measure() -> Measure | None:
+        # The first stage searches once; then its memory is for the training.
+        measures.append(_measure(options, model, models.pop("first_stage", None), rows[1]))
+        return measures[0]  # type: ignore[no-any-return]
+
     job = Job(
         title=_verb(options),
         model=model,
-        rows=rows,
+        groups=groups_of(options, rows[0]),
         folder=folder.path,
-        group_size=options.train_group_size,
         loss=objective_of(options, cosine=getattr(model, "cosine", False)),
         values=_values(options),
         typed=typed,
         dtype=options.dtype,
-        # The first stage searches once; then its memory is for the training.
-        measure=measure_of(options, model, models.pop("first_stage", None)),
+        measure=distributed.held_by_first(measure),
         patience=options.early_stopping_patience,
+        plateau=plateau_of(options),
+        tripwires=Tripwires(options.strict),
         keep_best=options.load_best_model_at_end,
         cached=options.max_tokens_per_forward is not None or options.sub_batch_size is not None,
         save_steps=options.save_steps,
@@ -136,23 +191,76 @@ def _train(
         else options.resume_from_checkpoint,
     )  # fmt: skip
     result = job.run()
+    counts, fusions = distributed.from_first(lambda: _settled(options, job, result, measures))
     if distributed.rank() > 0:
         return Outcome("", {})
-    counts = job.counts(result) | {"changes": _changes(result, options.seed)}
-    _write_model(options, model, folder, counts)
+    _write_model(options, model, folder, counts, fusions, result.history)
     folder.finish(counts)
     return _outcome(options, counts)
 
 
+def _measure(options: TrainOptions, model: Any, first_stage: Any, held_out: Sequence[Row]) -> Measure | None:
+    """Return what measures the model: ranking figures and, where that decides, the loss on the held-out rows."""
+    from finerank.batching.training_groups import groups_of
+    from finerank.evaluation.watched import measure_of
+    from finerank.training.held_out_loss import held_out_loss
+    from finerank.training.objectives import objective_of
+
+    ranking = measure_of(options, model, first_stage, held_out)
+    if ranking is None or options.metric_for_best_model != LOSS:
+        return ranking
+    objective = objective_of(options, cosine=getattr(model, "cosine", False))
+    batch = options.per_device_train_batch_size
+    losses = held_out_loss(model, groups_of(options, held_out), objective, batch, options.seed)
+    return lambda: {**ranking(), LOSS: losses()}
+
+
+def _settled(
+    options: TrainOptions, job: Job, result: Fit, measures: Sequence[Any]
+) -> tuple[dict[str, Any], tuple[Fusion, ...]]:
+    """Return what is said of a run, and the weights for fusing a reranker with its first stage.
+
+    Raises:
+        UserError: with --strict, for a reranker that does not beat its first stage.
+    """
+    from finerank.evaluation.held_out import RerankMeasure
+    from finerank.evaluation.significance import paired_interval
+    from finerank.evaluation.watched import means
+    from finerank.training.tripwires import BESIDE_FIRST_STAGE, beaten_by_first_stage
+
+    counts = job.counts(result) | {"changes": _changes(result, options.seed), "epochs": options.num_train_epochs}
+    counts["exhausted"] = job.plateau is not None and job.plateau.exhausted(result.history)
+    reranking = next((each for each in measures if isinstance(each, RerankMeasure)), None)
+    if reranking is None or not result.best_values:
+        return counts, ()
+    beside = reranking.beside(result.best_values)
+    first, fused = means(beside.first), means(beside.fused)
+    changes = {name: paired_interval(result.best_values[name], beside.first[name], options.seed) for name in first}
+    job.tripwires.trip(beaten_by_first_stage(beside.name, first, result.best, fused), BESIDE_FIRST_STAGE)
+    return counts | {
+        "tripwires": list(job.tripwires.tripped),
+        "first_stage": {
+            "name": beside.name,
+            "figures": first,
+            "changes": {name: change._asdict() for name, change in changes.items()},
+        },
+        "fused": {"weight": beside.fusions[0].weight, "figures": fused},
+    }, beside.fusions
+
+
 def _values(options: TrainOptions) -> dict[str, Any]:
     """Return our options under the names of transformers.TrainingArguments."""
+    from finerank.training.plateau import plateau_of
+
     same = (
         "seed", "learning_rate", "per_device_train_batch_size", "num_train_epochs", "max_steps",
         "gradient_accumulation_steps", "weight_decay", "lr_scheduler_type", "dataloader_drop_last", "logging_steps",
         "save_total_limit", "eval_steps", "metric_for_best_model",
     )  # fmt: skip
     # Below 1, transformers reads warmup_steps as a share of all steps.
-    return {name: getattr(options, name) for name in same} | {"warmup_steps": min(options.warmup_ratio, 0.999999)}
+    values = {name: getattr(options, name) for name in same} | {"warmup_steps": min(options.warmup_ratio, 0.999999)}
+    plateau = plateau_of(options)
+    return values | ({"lr_scheduler_kwargs": plateau.scheduler_arguments()} if plateau else {})
 
 
 def _changes(result: Fit, seed: int) -> dict[str, dict[str, float]]:
@@ -163,11 +271,24 @@ def _changes(result: Fit, seed: int) -> dict[str, dict[str, float]]:
     return {name: paired_interval(best[name], base[name], seed)._asdict() for name in best if name in base}
 
 
-def _write_model(options: TrainOptions, model: Any, folder: Folder, counts: Mapping[str, Any]) -> None:
+def _write_model(
+    options: TrainOptions,
+    model: Any,
+    folder: Folder,
+    counts: Mapping[str, Any],
+    fusions: Sequence[Fusion],
+    history: Sequence[Mapping[str, Any]],
+) -> None:
     from finerank.data.outputs import write_atomic
+    from finerank.evaluation.fusion_store import save_fusion
     from finerank.training.card import model_card
+    from finerank.training.page import training_page
 
     model.save(folder.path)
+    for fusion in fusions:
+        save_fusion(folder.path, fusion)
+    page = training_page(f"{_verb(options)}: {options.model_name_or_path}", history, counts, semantic(options))
+    write_atomic(folder.path / "training.html", page.encode("utf-8", "replace"))
     card = model_card(
         options.output_dir, options.model_name_or_path, semantic(options), folder.parts.to_mapping()["inputs"], counts,
         reranker=isinstance(options, RerankerOptions),
@@ -176,20 +297,6 @@ def _write_model(options: TrainOptions, model: Any, folder: Folder, counts: Mapp
 
 
 def _outcome(options: TrainOptions, counts: Mapping[str, Any]) -> Outcome:
-    from finerank.data.console import table
+    from finerank.training.summary import summary
 
-    text = f"{options.output_dir}: {counts['steps']:,} steps over {counts['rows']:,} rows"
-    if counts["rows_per_second"]:
-        text += f" in {counts['train_seconds']:,.0f} s ({counts['rows_per_second']:,.1f} rows/s)"
-    if counts["best"]:
-        lines = [
-            [name, counts["base"].get(name, ""), value, *_change(counts, name)]
-            for name, value in counts["best"].items()
-        ]
-        text += f"; weights of step {counts['best_step']:,}\n" + table(["", "base", "tuned", "change", "95 %"], lines)
-    return Outcome(text, {"output_dir": options.output_dir, **counts})
-
-
-def _change(counts: Mapping[str, Any], name: str) -> list[Any]:
-    change = counts.get("changes", {}).get(name)
-    return [change["mean"], f"{change['low']:+.4f} to {change['high']:+.4f}"] if change else ["", ""]
+    return Outcome(summary(options.output_dir, counts), {"output_dir": options.output_dir, **counts})

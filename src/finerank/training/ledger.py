@@ -15,17 +15,21 @@ Values = dict[str, list[float]]
 
 @dataclass
 class Ledger:
-    """Values per query of the evaluations that count, and the loss that no line of the log holds yet.
+    """Values per query of the evaluations that count, and what no line of the log holds yet.
 
     Attributes:
         values: step -> values; of the base model (0), the best evaluation and the latest one.
         loss: sum of the losses of the steps since the last logged one.
         steps: their number.
+        flat: batches in a row of which the model said the same of everything.
+        collapsed: whether that has ever gone on for too long.
     """
 
     values: dict[int, Values] = field(default_factory=dict)
     loss: float = 0.0
     steps: int = 0
+    flat: int = 0
+    collapsed: bool = False
 
     def evaluated(self, step: int, best: int | None, values: Mapping[str, Sequence[float]]) -> None:
         """Keep the values of an evaluation at ``step``; forget those that are neither first, best nor latest."""
@@ -38,6 +42,14 @@ class Ledger:
         self.loss, self.steps = 0.0, 0
         return mean
 
+    def looked(self, flat: bool, patience: int) -> bool:
+        """Note whether a batch was flat; return True, once, when ``patience`` of them came in a row."""
+        self.flat = self.flat + 1 if flat else 0
+        if self.collapsed or self.flat < patience:
+            return False
+        self.collapsed = True
+        return True
+
     def save(self, folder: Path) -> None:
         """Write the ledger into a checkpoint that is being made."""
         (folder / LEDGER).write_text(json.dumps(asdict(self)), encoding="utf-8")
@@ -49,4 +61,5 @@ class Ledger:
         if not path.is_file():
             return cls()
         content = json.loads(path.read_text(encoding="utf-8"))
-        return cls({int(step): values for step, values in content["values"].items()}, content["loss"], content["steps"])
+        values = {int(step): values for step, values in content.pop("values").items()}
+        return cls(values, **content)
