@@ -95,3 +95,36 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_file: 
 def tiny_reranker(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_file: Path) -> str:
     """Folder of a tiny sequence-classification reranker with one label."""
     return str(build_bert(tmp_path_factory.mktemp("tiny_reranker"), tiny_tokenizer_file, labels=1, seed=1))
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_file: Path) -> str:
+    """Folder of a tiny causal language model as an embedder: padded left, pooled at the last token, normalised."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from tokenizers import Tokenizer, processors
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    rust = Tokenizer.from_file(str(tiny_tokenizer_file))
+    end = ("[SEP]", rust.token_to_id("[SEP]"))
+    rust.post_processor = processors.TemplateProcessing(
+        single="$A [SEP]", pair="$A $B:1 [SEP]:1", special_tokens=[end]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=rust, pad_token="[PAD]", unk_token="[UNK]", eos_token="[SEP]", model_max_length=64,
+        padding_side="left", model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, max_position_embeddings=64, initializer_range=0.2, pad_token_id=0,
+    )  # fmt: skip
+    plain = tmp_path_factory.mktemp("plain_decoder")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        Qwen2ForCausalLM(config).save_pretrained(plain)
+    tokenizer.save_pretrained(plain)
+    modules = [Transformer(str(plain)), Pooling(32, "lasttoken"), Normalize()]
+    folder = tmp_path_factory.mktemp("tiny_decoder")
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder), create_model_card=False)
+    return str(folder)

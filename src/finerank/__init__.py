@@ -22,11 +22,12 @@ _PUBLIC = {
     "EmbedOptions": "finerank.stages.embed",
     "EmbedderOptions": "finerank.stages.train",
     "RerankerOptions": "finerank.stages.train",
+    "MergeOptions": "finerank.stages.merge",
     "EvaluateOptions": "finerank.stages.evaluate",
     "RerankOptions": "finerank.stages.rerank",
     "DemoOptions": "finerank.stages.demo",
 }
-_VERBS = ("check", "convert", "mine", "split", "score", "embed", "train", "evaluate", "rerank", "demo")
+_VERBS = ("check", "convert", "mine", "split", "score", "embed", "train", "merge", "evaluate", "rerank", "demo")
 
 __all__ = ["__version__", *_PUBLIC, *_VERBS]
 

@@ -309,13 +309,13 @@ def test_a_registered_family_serves_its_class(monkeypatch: pytest.MonkeyPatch) -
     assert reranker_class.family_of_reranker("./anything") == "cross_encoder"
 
 
-def test_an_embedder_and_an_adapter_are_refused(
+def test_an_embedder_and_what_is_no_adapter_are_refused(
     tiny_encoder: str, tiny_reranker: str, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(tiny_encoder, rows, tmp_path / "out.jsonl")) == 1
     assert "is not a reranker" in capsys.readouterr().err
     assert main(words(tiny_reranker, rows, tmp_path / "out.jsonl", "--reranker_peft_path", "adapter")) == 1
-    assert "--reranker_peft_path: adapters are not loaded yet" in capsys.readouterr().err
+    assert "adapter: expected an adapter, found no adapter_config.json" in capsys.readouterr().err
 
 
 def test_bad_rows_are_named_before_the_teacher_is_opened(

@@ -30,8 +30,16 @@ ALIASES: dict[str, dict[str, str]] = {
         "same_task_within_batch": "same_dataset_within_batch",
         "ds_config": "deepspeed",
         "deepspeed_config": "deepspeed",
+        "lora": "use_lora",
+        "merge_lora": "save_merged_lora_model",
+        "lora_extra_parameters": "modules_to_save",
         "query_instruction": "query_instruction_for_retrieval",
         "query_instruction_format_for_retrieval": "query_instruction_format",
+    },
+    "merge": {
+        "with": "merge_with",
+        "m": "model_name_or_path",
+        "model_path": "model_name_or_path",
     },
     "evaluate": {
         "m": "model_name_or_path",

@@ -21,12 +21,15 @@ from finerank.batching.prompts import Tokenizer
 from finerank.core.errors import UsageError, UserError, did_you_mean
 from finerank.core.protocols import Pair, Progress, Side
 from finerank.core.records import Group
-from finerank.models import attention, engine
+from finerank.models import adapters, attention, engine
 from finerank.models.load import (
+    ST_CONFIG,
+    base_of,
     bounded_length,
     facts,
     family_of,
     load_quietly,
+    read_json,
     save_model,
     weights_digest,
 )
@@ -79,7 +82,9 @@ class BiEncoder:
         self.texts_per_forward: int | None = None
         self.module = TowerModule(model)
         self.tokenizer = Tokenizer(model.tokenizer, with_types="token_type_ids" in model.tokenizer.model_input_names)
-        self._unpooled: dict[Side, int] = {side: self._unpooled_tokens(side) for side in SIDES}
+        self.merge_adapter = False
+        self._pools_prompt = all(module.include_prompt for module in model if isinstance(module, Pooling))
+        self._unpooled: dict[tuple[str, Side], int] = {}
         self._fingerprints: dict[Side, str] = {}
 
     @classmethod
@@ -89,20 +94,26 @@ class BiEncoder:
         query_max_len: int | None = None, passage_max_len: int | None = None, cache_dir: str | None = None,
         trust_remote_code: bool = False,
     ) -> BiEncoder:  # fmt: skip
-        """Load a folder or a hub name; see ``models.load.load_encoder``.
+        """Load a folder or a hub name, an adapter merged into its base; see ``models.load.load_encoder``.
 
         Raises:
             UserError: if there is no such model, or it is a reranker.
         """
         if family_of(name, cache_dir) == "cross_encoder":
             raise UserError(f"{name} is a reranker, not an embedder: it scores pairs and has no vectors")
-        model = load_quietly(
-            name,
-            lambda: SentenceTransformer(
-                name, device=str(device), cache_folder=cache_dir, trust_remote_code=trust_remote_code,
-                model_kwargs={"dtype": torch.float32},
-            ),
-        )  # fmt: skip
+        base = base_of(name, cache_dir)
+        # An adapter folder of ours has its own pooling and prompts; a bare one takes its base's.
+        source = base if base and not read_json(name, ST_CONFIG, cache_dir) else name
+        with adapters.opening(name, cache_dir):
+            model = load_quietly(
+                source,
+                lambda: SentenceTransformer(
+                    source, device=str(device), cache_folder=cache_dir, trust_remote_code=trust_remote_code,
+                    model_kwargs={"dtype": torch.float32},
+                ),
+            )  # fmt: skip
+        if base:
+            adapters.merge_folder(model[0].model, name, cache_dir)
         _set_pooling(model, pooling)
         _set_normalize(model, normalize)
         transformer = model[0]
@@ -171,17 +182,30 @@ class BiEncoder:
         """Return passage vectors [N, D]."""
         return self.encode(passages, "passage")
 
-    def tokens(self, texts: Sequence[str], side: Side) -> list[Any]:
-        """Tokenise with the side's prompt, cut to its length."""
-        prompt, limit = self.prompts[side], self.max_lens[side]
-        tokens = self.tokenizer.texts([prompt + text for text in texts] if prompt else texts, limit)
-        unpooled = self._unpooled[side]
-        return [item._replace(unpooled=unpooled) for item in tokens] if unpooled else tokens
+    def tokens(self, texts: Sequence[str], side: Side, prompts: Sequence[str] | None = None) -> list[Any]:
+        """Tokenise with the side's prompt or, text by text, with ``prompts``; cut to the side's length."""
+        before = [self.prompts[side]] * len(texts) if prompts is None else prompts
+        whole = [prompt + text for prompt, text in zip(before, texts)] if any(before) else texts
+        tokens = self.tokenizer.texts(whole, self.max_lens[side])
+        if self._pools_prompt or not any(before):
+            return tokens
+        return [item._replace(unpooled=self._unpooled_tokens(prompt, side)) for item, prompt in zip(tokens, before)]
+
+    def _query_prompt(self, group: Group) -> str:
+        return self.prompts["query"] if group.query_prompt is None else group.query_prompt
+
+    def _passage_prompt(self, group: Group) -> str:
+        if group.alike:
+            return self._query_prompt(group)
+        return self.prompts["passage"] if group.passage_prompt is None else group.passage_prompt
 
     def collate(self, groups: Sequence[Group]) -> dict[str, Any]:
         """Return one step: queries first, then each group's passages, in token-sorted micro-batches."""
-        queries = self.tokens([group.query for group in groups], "query")
-        passages = self.tokens([text for group in groups for text in group.passages], "passage")
+        queries = self.tokens([group.query for group in groups], "query", list(map(self._query_prompt, groups)))
+        passages = self.tokens(
+            [text for group in groups for text in group.passages], "passage",
+            [prompt for group in groups for prompt in [self._passage_prompt(group)] * len(group.passages)],
+        )  # fmt: skip
         step = micro_batches(
             [*queries, *passages], self.tokens_per_forward, self.tokenizer.pad_id, left=self.tokenizer.pad_left,
             most=self.texts_per_forward,
@@ -210,7 +234,12 @@ class BiEncoder:
         attention.prepare_for_training(self.model, self.device, dropout)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that sentence-transformers loads unchanged, prompts and lengths included."""
+        """Write a folder that sentence-transformers loads unchanged, prompts and lengths included.
+
+        A model with an adapter writes the adapter alone, or with ``merge_adapter`` the merged model.
+        """
+        if self.merge_adapter and adapters.adapted(self.model[0].model):
+            adapters.merge(self.model[0].model)
         self.model.prompts |= {"query": self.prompts["query"], "document": self.prompts["passage"]}
         self.model.max_seq_length = max(self.max_lens.values())
         transformer = self.model[0]
@@ -222,12 +251,13 @@ class BiEncoder:
         lengths = f"query {self.max_lens['query']}, passage {self.max_lens['passage']} tokens"
         return facts(self.name, self.model, self.device, self.dtype) | {"lengths": lengths}
 
-    def _unpooled_tokens(self, side: Side) -> int:
+    def _unpooled_tokens(self, prompt: str, side: Side) -> int:
         """Count the leading tokens that a pooling without the prompt leaves out: the first one and the prompt."""
-        pooling = next((module for module in self.model if isinstance(module, Pooling)), None)
-        if pooling is None or pooling.include_prompt or not self.prompts[side]:
+        if not prompt:
             return 0
-        return len(self.tokenizer.texts([self.prompts[side]], self.max_lens[side])[0].ids) - 1
+        if (prompt, side) not in self._unpooled:
+            self._unpooled[prompt, side] = len(self.tokenizer.texts([prompt], self.max_lens[side])[0].ids) - 1
+        return self._unpooled[prompt, side]
 
 
 def _own_prompt(model: SentenceTransformer, side: Side) -> str:

@@ -23,9 +23,10 @@ from finerank.core.errors import UserError
 from finerank.core.protocols import Pair, Progress
 from finerank.core.records import Group
 from finerank.core.seeding import DEFAULT_SEED, stream_seed
-from finerank.models import attention, engine
+from finerank.models import adapters, attention, engine
 from finerank.models.load import (
     SCORING_HEADS,
+    base_of,
     bounded_length,
     facts,
     load_quietly,
@@ -74,6 +75,7 @@ class CrossEncoder:
         self.texts_per_forward: int | None = None
         self.module = ScoringModule(model)
         self.tokenizer = Tokenizer(model.tokenizer, with_types="token_type_ids" in model.tokenizer.model_input_names)
+        self.merge_adapter = False
         self._fingerprint = ""
 
     @classmethod
@@ -81,25 +83,31 @@ class CrossEncoder:
         cls, name: str, *, device: torch.device, dtype: torch.dtype, max_len: int | None = None,
         query_max_len: int | None = None, passage_max_len: int | None = None, new_head: bool = False,
         seed: int = DEFAULT_SEED, cache_dir: str | None = None, trust_remote_code: bool = False,
+        peft_path: str | None = None,
     ) -> CrossEncoder:  # fmt: skip
-        """Load a folder or a hub name.
+        """Load a folder or a hub name; an adapter is merged into its base.
 
         Args:
             new_head: give a model without a scoring head a new one (for training), drawn from ``seed``.
+            peft_path: an adapter for this model.
 
         Raises:
             UserError: if there is no such model, it has no scoring head, or more than one label.
         """
-        with torch.random.fork_rng(devices=[]):
+        source = base_of(name, cache_dir) or name
+        with torch.random.fork_rng(devices=[]), adapters.opening(name, cache_dir):
             torch.manual_seed(stream_seed(seed, "head"))
             model = load_quietly(
-                name,
+                source,
                 lambda: StCrossEncoder(
-                    name, device=str(device), cache_folder=cache_dir, trust_remote_code=trust_remote_code,
-                    model_kwargs={"dtype": torch.float32}, num_labels=1 if _headless(name, cache_dir) else None,
+                    source, device=str(device), cache_folder=cache_dir, trust_remote_code=trust_remote_code,
+                    model_kwargs={"dtype": torch.float32}, num_labels=1 if _headless(source, cache_dir) else None,
                 ),
             )  # fmt: skip
-        _check_head(name, model, new_head, cache_dir)
+        for folder in [*([name] if source != name else []), *([peft_path] if peft_path else [])]:
+            adapters.merge_folder(model[0].model, folder, cache_dir)
+            new_head = new_head or adapters.holds_head(folder, cache_dir)
+        _check_head(source, model, new_head, cache_dir)
         transformer = model[0].model
         asked = max_len or (query_max_len + passage_max_len + 3 if query_max_len and passage_max_len else None)
         stored = read_json(name, LENGTHS_FILE, cache_dir)
@@ -154,7 +162,7 @@ class CrossEncoder:
 
     def collate(self, groups: Sequence[Group]) -> dict[str, Any]:
         """Return one step: all pairs of all groups, in token-sorted micro-batches."""
-        tokens = self.tokens([(group.query, passage) for group in groups for passage in group.passages])
+        tokens = self.tokens([pair for group in groups for pair in _pairs(group)])
         step = micro_batches(
             tokens, self.tokens_per_forward, self.tokenizer.pad_id, left=self.tokenizer.pad_left,
             most=self.texts_per_forward,
@@ -176,7 +184,12 @@ class CrossEncoder:
         attention.prepare_for_training(self.model, self.device, dropout)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that sentence-transformers and AutoModelForSequenceClassification load unchanged."""
+        """Write a folder that sentence-transformers and AutoModelForSequenceClassification load unchanged.
+
+        A model with an adapter writes the adapter alone, or with ``merge_adapter`` the merged model.
+        """
+        if self.merge_adapter and adapters.adapted(self.model[0].model):
+            adapters.merge(self.model[0].model)
         self.model.tokenizer.model_max_length = self.max_len
         save_model(self.model, folder)
         lengths = {
@@ -192,6 +205,11 @@ class CrossEncoder:
                  f"passage {self.passage_max_len}" if self.passage_max_len else ""]  # fmt: skip
         lengths = ", ".join(filter(None, [f"pair {self.max_len}", *sides])) + " tokens"
         return facts(self.name, self.model, self.device, self.dtype) | {"lengths": lengths}
+
+
+def _pairs(group: Group) -> list[Pair]:
+    query, before = (group.query_prompt or "") + group.query, group.passage_prompt or ""
+    return [(query, before + passage) for passage in group.passages]
 
 
 def _headless(name: str, cache_dir: str | None) -> bool:

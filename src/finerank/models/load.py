@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from finerank.core.errors import UserError
 from finerank.data import console
+from finerank.models.freezing import trained
 from finerank.models.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ FAMILIES = {
     "cross_encoder": "finerank.models.cross_encoder:CrossEncoder",
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ST_CONFIG = "config_sentence_transformers.json"
+ADAPTER_CONFIG = "adapter_config.json"
 SCORING_HEADS = ("ForSequenceClassification",)
 ROPE_OR_UNBOUNDED = 10**6
 
@@ -94,11 +97,21 @@ def trainable_scorer(name: str, *, device: str = "auto", dropout: float | None =
 
 def family_of(name: str, cache_dir: str | None = None) -> str:
     """Say whether ``name`` is a ``bi_encoder`` or a ``cross_encoder``, from its own config files."""
-    config = read_json(name, "config_sentence_transformers.json", cache_dir)
+    config = read_json(name, ST_CONFIG, cache_dir)
     if config.get("model_type") in ("CrossEncoder", "SentenceTransformer"):
         return "cross_encoder" if config["model_type"] == "CrossEncoder" else "bi_encoder"
+    base = base_of(name, cache_dir)
+    if base is not None:
+        task = read_json(name, ADAPTER_CONFIG, cache_dir).get("task_type")
+        return "cross_encoder" if task == "SEQ_CLS" else family_of(base, cache_dir)
     architectures = read_json(name, "config.json", cache_dir).get("architectures") or []
     return "cross_encoder" if any(item.endswith(SCORING_HEADS) for item in architectures) else "bi_encoder"
+
+
+def base_of(name: str, cache_dir: str | None = None) -> str | None:
+    """Return the base that an adapter folder names; None if ``name`` is an ordinary model."""
+    base = read_json(name, ADAPTER_CONFIG, cache_dir).get("base_model_name_or_path")
+    return str(base) if base else None
 
 
 def resolve_device(name: str) -> torch.device:
@@ -254,9 +267,11 @@ def save_model(model: Any, folder: Path) -> None:
 def facts(name: str, module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, object]:
     """Return what a start banner says of any model."""
     parameters = sum(parameter.numel() for parameter in module.parameters())
+    part = trained(module)
     return {
         "model": name,
         "parameters": f"{parameters / 1e6:,.1f} M",
+        **({"trained": part} if part else {}),
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
     }

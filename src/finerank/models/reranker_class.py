@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finerank.core.errors import UserError
-from finerank.models.load import FAMILIES, read_json
+from finerank.models.load import FAMILIES, base_of, read_json
 
 FAMILY_OF_CLASS = {
     "encoder-only-base": "cross_encoder",
@@ -19,7 +19,8 @@ LAYERWISE, LIGHTWEIGHT = "layerwise", "costwise"
 
 def class_of_reranker(name: str, cache_dir: str | None = None) -> str:
     """Return FlagEmbedding's class name for a model, from the architecture in its ``config.json``."""
-    for architecture in read_json(name, "config.json", cache_dir).get("architectures") or []:
+    base = base_of(name, cache_dir) or name
+    for architecture in read_json(base, "config.json", cache_dir).get("architectures") or []:
         if architecture.endswith(GENERATIVE):
             lowered = architecture.lower()
             if LAYERWISE in lowered:

@@ -1,23 +1,36 @@
-"""The model that a training starts from, by its options."""
+"""The model that a training starts from, by its options: its lengths and prompts, adapters, what stays frozen."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from finerank.batching.prompts import format_prompt
 from finerank.core.train_options import EmbedderOptions, RerankerOptions, TrainOptions
-from finerank.models.load import load_encoder, trainable_encoder, trainable_scorer
+from finerank.data.console import say
+from finerank.models import adapters, freezing
+from finerank.models.load import base_of, load_encoder, trainable_encoder, trainable_scorer
 
 
 def trainable_of(options: TrainOptions) -> Any:
     """Load the model to tune: float32 weights, its parts of a step as long as the options say.
 
     Raises:
-        UserError: if there is no such model, or it is of the other family.
+        UserError: if there is no such model, it is of the other family, or an adapter does not fit it.
+        UsageError: if nothing would be left to train.
     """
     model = _scorer(options) if isinstance(options, RerankerOptions) else _encoder(options)
     model.tokens_per_forward = options.max_tokens_per_forward or model.tokens_per_forward
     model.texts_per_forward = options.sub_batch_size
+    transformer = model.model[0].model
+    for folder in options.raw_peft:
+        adapters.merge_folder(transformer, folder, options.cache_dir)
+    heads = freezing.heads_of(transformer) if isinstance(options, RerankerOptions) else []
+    freezing.freeze(model.module, options.freeze, heads)
+    if options.fix_position_embedding and not options.tunes_adapter:
+        freezing.freeze_positions(model.module)
+    if options.tunes_adapter:
+        _adapt(model, options, heads)
     return model
 
 
@@ -27,6 +40,22 @@ def first_stage_of(options: RerankerOptions) -> Any:
         str(options.first_stage), device=options.device, dtype=options.dtype, cache_dir=options.cache_dir,
         trust_remote_code=options.trust_remote_code,
     )  # fmt: skip
+
+
+def _adapt(model: Any, options: TrainOptions, heads: list[str]) -> None:
+    """Put adapters beside the layers of ``model``, and settle how it is saved."""
+    name = options.model_name_or_path
+    base = str(Path(name).resolve()) if Path(name).is_dir() else name
+    transformer = model.model[0].model
+    model.module.requires_grad_(False)
+    if options.from_peft is not None:
+        adapters.continue_adapter(transformer, options.from_peft, base, options.cache_dir)
+    else:
+        adapters.add_lora(transformer, options, base, heads, options.seed)
+    model.merge_adapter = options.save_merged_lora_model
+    if (options.raw_peft or base_of(name, options.cache_dir)) and not model.merge_adapter:
+        say("the adapter stands on a model that is in no folder: the merged model will be saved")
+        model.merge_adapter = True
 
 
 def _scorer(options: RerankerOptions) -> Any:

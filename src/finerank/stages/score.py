@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from finerank.core.errors import DataError, Problem, UserError
+from finerank.core.errors import DataError, Problem
 from finerank.core.model_options import ModelOptions
 from finerank.core.options import ignored, option, semantic
 from finerank.core.outcomes import Outcome
@@ -76,7 +76,9 @@ class ScoreOptions(ModelOptions):
     cutoff_layers: list[int] = option([], "layers that a layerwise or lightweight teacher scores from; likewise")
     compress_ratio: int = option(1, "how many times shorter a lightweight teacher makes its input; likewise", ge=1)
     compress_layers: list[int] = option([], "layers where a lightweight teacher does so; likewise")
-    reranker_peft_path: str | None = option(None, "adapter of a decoder-only teacher; not loaded yet", metavar="DIR")
+    reranker_peft_path: str | None = option(
+        None, "adapter folder (LoRA) that is merged into the teacher when it is loaded", metavar="DIR"
+    )
     reranker_batch_size: Any = ignored("batches are formed by tokens, to fit the machine, and do not change the result")
     embedder_name_or_path: Any = ignored(OF_MINE)
     range_for_sampling: Any = ignored(OF_MINE)
@@ -166,11 +168,6 @@ def _recipe(options: ScoreOptions) -> ScorerRecipe:
     from finerank.models.reranker_class import family_of_reranker
 
     family = family_of_reranker(options.teacher, options.reranker_model_class, options.cache_dir)
-    if options.reranker_peft_path is not None:
-        raise UserError(
-            "--reranker_peft_path: adapters are not loaded yet; they come with the LLM-rerankers issue",
-            hint="merge the adapter into its model and give that folder as --reranker_name_or_path",
-        )
     decoder_only = {
         "prompt": options.prompt,
         "cutoff_layers": options.cutoff_layers,
@@ -187,6 +184,7 @@ def _recipe(options: ScoreOptions) -> ScorerRecipe:
             "max_len": options.reranker_max_length,
             "query_max_len": options.reranker_query_max_length,
             "cache_dir": options.cache_dir,
+            "peft_path": options.reranker_peft_path,
             "trust_remote_code": options.trust_remote_code,
         },
     )
