@@ -40,6 +40,7 @@ VERBS: dict[str, Verb] = {
     "train reranker": Verb(
         "finerank.stages.train", "RerankerOptions", "Fine-tune a cross-encoder on groups of passages.", True
     ),
+    "merge": Verb("finerank.stages.merge", "MergeOptions", "A tuned model and its base averaged; an adapter merged."),
     "evaluate": Verb("finerank.stages.evaluate", "EvaluateOptions", "Compare models, with intervals and tests."),
     "rerank": Verb("finerank.stages.rerank", "RerankOptions", "Score the candidates of a query."),
 }
