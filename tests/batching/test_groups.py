@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import pickle
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finerank.batching.groups import GroupMaker
-from finerank.core.errors import DataError, UsageError
-from finerank.core.records import Row
-from finerank.data.text import normal_form
+from finerank.batching.row_pairs import PairLayout
+from finerank.batching.row_prompts import embedder_prompts, pair_prompts
+from finerank.core.data_sets import DataSet
+from finerank.core.errors import DataError, UsageError, UserError
+from finerank.core.records import Group, Row
+from finerank.data.row_index import index_of
+from finerank.data.row_store import lay_out
+from finerank.data.text import digest, normal_form
+from finerank.data.training_rows import TrainingRows
 
 TEXTS = st.sampled_from([*"abcdefghij", "A", " a ", "B", "ﬁ", "fi"])
 ROWS = st.lists(
@@ -143,3 +154,75 @@ def test_one_row_with_one_negative_repeats_it() -> None:
 def test_group_size_below_one_is_refused() -> None:
     with pytest.raises(UsageError, match="--train_group_size"):
         GroupMaker([row("q", "p")], 0, seed=0)
+
+
+def test_random_passages_come_from_the_rows_own_data_set_while_it_has_any() -> None:
+    one = [row(f"a{at}", f"pa{at}") for at in range(4)]
+    two = [row(f"b{at}", f"pb{at}") for at in range(40)]
+    sets = [DataSet("one", 0, 4), DataSet("two", 4, 44)]
+    maker = GroupMaker(TrainingRows([*one, *two], sets, index_of([*one, *two])), 4, seed=0)
+    assert {text for epoch in range(5) for text in maker.group(epoch, 1).passages[1:]} == {"pa0", "pa2", "pa3"}
+    wider = GroupMaker(TrainingRows([*one, *two], sets, index_of([*one, *two])), 6, seed=0).group(0, 1).passages[1:]
+    assert {"pa0", "pa2", "pa3"} < set(wider)
+    assert len(set(wider)) == 5
+
+
+def test_positives_cut_in_three_and_put_together_in_another_order() -> None:
+    long = "".join(chr(ord("a") + at % 26) for at in range(301))
+    rows = [Row(f"q{at}", (long,), ("n" * 200,)) for at in range(200)] + [Row("short", ("x" * 100,), ("n",))]
+    maker = GroupMaker(rows, 2, seed=0, shuffle_ratio=0.3)
+    found = [maker.group(0, at).passages[0] for at in range(200)]
+    cut = [text for text in found if text != long and len(text) == 303]
+    assert 40 <= len(cut) <= 70  # a sixth of the shuffled ones keep their order, but not their spaces
+    assert all(sorted(text.split(" ")) == sorted([long[:101], long[101:202], long[202:]]) for text in cut)
+    assert len(set(cut)) > 3
+    assert {maker.group(epoch, 200).passages[0] for epoch in range(9)} == {"x" * 100}
+    assert maker.group(0, 3).passages[1] == "n" * 200
+    assert maker.group(0, 3).known_positives == {long}
+    assert [maker.group(0, at).passages[0] for at in range(200)] == found
+    assert {GroupMaker(rows, 2, seed=0).group(0, at).passages[0] for at in range(200)} == {long}
+
+
+def test_what_a_row_has_put_before_its_texts() -> None:
+    def made(keys: dict[str, Any], template: str = "{}{}") -> Group:
+        rows = [Row("q", ("p",), ("n",), extra=keys)]
+        return GroupMaker(rows, 2, 0, prompts=partial(embedder_prompts, template=template)).group(0, 0)
+
+    assert (made({}).query_prompt, made({"prompt": None}).query_prompt) == (None, None)
+    assert made({"prompt": "find: "}).query_prompt == "find: "
+    assert made({"prompt": ""}).query_prompt == ""
+    assert made({"prompt": "Do it."}, "Instruct: {}\\nQuery: {}").query_prompt == "Instruct: Do it.\nQuery: "
+    assert [made({"type": name}).alike for name in ("symmetric_sts", "symmetric_clustering", "symmetric_class")] == [
+        True, True, False,
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="needs two"):
+        made({"prompt": "x"}, "{}")
+
+
+def test_a_pair_is_read_as_the_teacher_reads_it() -> None:
+    own = Row("q", ("p",), ("n",), extra={"query_prompt": "Q: ", "passage_prompt": "P: "})
+    bare = Row("q2", ("p",), ("n",), extra={"prompt": None})
+    for layout in (PairLayout(), PairLayout("A: ", passage_instruction="B: ", passage_format="{}-{}")):
+        maker = GroupMaker([own, bare], 2, 0, prompts=partial(pair_prompts, layout=layout))
+        for index, given_row in enumerate((own, bare)):
+            group = maker.group(0, index)
+            pairs = [(f"{group.query_prompt}{group.query}", f"{group.passage_prompt}{text}") for text in group.passages]
+            assert pairs == list(layout.pairs(given_row))
+
+
+def test_groups_from_disk_are_those_from_memory(tmp_path: Path) -> None:
+    rows = [
+        Row(f"q{at // 3}", (f"p{at}",) * (1 + at % 2), tuple(f"n{n}" for n in range(at % 5)), f"f:{at}",
+            extra={"type": "only_1neg"} if at % 4 == 0 else {})
+        for at in range(60)
+    ]  # fmt: skip
+    stored, _ = lay_out(((0, each) for each in rows), 1, lambda: digest(str(tmp_path)), most=0)
+    made = [GroupMaker(each, 4, 3, typed=True, shuffle_ratio=0.5) for each in (rows, stored)]
+    made.append(pickle.loads(pickle.dumps(made[1])))
+    assert not isinstance(stored, list)
+    for epoch in range(3):
+        first, *others = [[maker.group(epoch, at) for at in range(60)] for maker in made]
+        assert all(other == first for other in others)
+    assert made[0].counts() == made[1].counts() == made[2].counts()
+    orders = [[list(each.order(0, 1)) for each in maker.strata()] for maker in made]
+    assert orders[0] == orders[1] == orders[2]
