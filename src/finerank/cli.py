@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from finerank import __version__
-from finerank.core.errors import UsageError, UserError, did_you_mean
+from finerank.core.errors import ProcessError, UsageError, UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -54,22 +55,33 @@ verbs:
 finerank VERB --help shows a verb's options; --version the version.
 """
 INTERRUPTED = 130
+SILENCE = 15.0
+"""Seconds that a launcher has to end the other processes of a run after the first one's error."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
+    return _ended(_attempt(words, debug="--debug" in words))
+
+
+def _attempt(words: list[str], *, debug: bool) -> int:
     try:
-        return _ended(_dispatch(words))
+        return _dispatch(words)
     except UserError as error:
         if debug:
             raise
+        if not isinstance(error, ProcessError):
+            _let_the_first_speak()
         print(_render(error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        if _is_first():
+            print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return INTERRUPTED
+    except SystemExit as left:
+        _let_the_first_speak()
+        return int(left.code or 0)
     except BrokenPipeError:
         sys.stderr.close()
         return 1
@@ -78,6 +90,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {type(error).__name__}: {error}\nhint: run it again with --debug to see where", file=sys.stderr)
         return 1
+
+
+def _is_first() -> bool:
+    return int(os.environ.get("RANK") or 0) == 0
+
+
+def _let_the_first_speak() -> None:
+    """Leave a word that all processes of a launcher have to the first: it ends them all by its own end.
+
+    A process that outlives that had something to say by itself.
+    """
+    if not _is_first():
+        time.sleep(SILENCE)
 
 
 def _ended(code: int) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from finerank.batching.groups import GroupMaker
 from finerank.core.records import Group, Row
+from finerank.training import distributed
 from finerank.training.arguments import training_arguments
 from finerank.training.fit import Fit, choose_checkpoint, fit
 from finerank.training.objectives import embedder_objective, reranker_objective
@@ -138,6 +139,7 @@ def train(
             "use_cpu": True,
             "report_to": "none",
             "dataloader_pin_memory": False,
+            "ddp_find_unused_parameters": False,
             **({"eval_strategy": "steps", "metric_for_best_model": "margin"} if evaluate else {}),
             **values,
         },
@@ -155,12 +157,12 @@ def train(
     result = fit(
         model,
         groups,
-        reranker_objective() if family is TinyScorer else embedder_objective(temperature=0.05),
+        reranker_objective() if family is TinyScorer else embedder_objective(temperature=0.05, across_devices=True),
         args,
         evaluator=margin if evaluate else None,
         patience=patience,
         cached=cached,
-        resume_from=choose_checkpoint(folder, None) if resume else None,
+        resume_from=distributed.from_first(lambda: choose_checkpoint(folder, None)) if resume else None,
     )
     return result, model
 

@@ -246,13 +246,12 @@ def test_unknown_metric_is_said_before_the_first_step(tmp_path: Path) -> None:
 
 
 def test_loss_that_is_not_a_number_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = GroupTrainer.compute_loss
+    honest = GroupTrainer._note
 
-    def spoiled(self: GroupTrainer, *args: Any, **kwargs: Any) -> Any:
-        loss = honest(self, *args, **kwargs)
-        return loss * math.nan if self.state.global_step == 3 else loss
+    def spoiled(self: GroupTrainer, share: torch.Tensor) -> None:
+        honest(self, share * math.nan if self.state.global_step == 3 else share)
 
-    monkeypatch.setattr(GroupTrainer, "compute_loss", spoiled)
+    monkeypatch.setattr(GroupTrainer, "_note", spoiled)
     with pytest.raises(UserError, match=r"became nan at step 4.*checkpoint-2"):
         train(tmp_path)
 
@@ -276,7 +275,7 @@ def test_total_steps_is_what_transformers_takes(tmp_path: Path) -> None:
         }  # fmt: skip
         result, _ = train(folder, rows=rows, **values)
         args = training_arguments({"output_dir": str(folder), "use_cpu": True, **values}, {})
-        assert result.steps == total_steps(args, rows)
+        assert result.steps == total_steps(args, GroupMaker(make_rows(rows), 3, seed=0))
 
 
 SERVER = multiprocessing.get_context("forkserver")

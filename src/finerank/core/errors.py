@@ -3,6 +3,7 @@
 Exception
 └── UserError            bad data, model or environment       exit code 1
     ├── DataError        one or many bad places in the data   exit code 1
+    ├── ProcessError     one process of several has failed    exit code 1
     └── UsageError       the command line or config is wrong  exit code 2
 """
 
@@ -35,6 +36,10 @@ class UserError(Exception):
     def __str__(self) -> str:
         text = f"{self.where}: {self.message}" if self.where else self.message
         return f"{text}\nhint: {self.hint}" if self.hint else text
+
+
+class ProcessError(UserError):
+    """What one process of several has met and the others may not have."""
 
 
 class UsageError(UserError):

@@ -6,13 +6,17 @@ import argparse
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any, NoReturn
 
+import torch.distributed as dist
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import logging as hf_logging
 
 from finerank.core.errors import UsageError, did_you_mean
+from finerank.data.console import say
 from finerank.training.distributed import launched
+from finerank.training.zero import launch_alone
 
 RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -86,6 +90,8 @@ FORCED: dict[str, Any] = {
     "log_level": "error",
     "logging_nan_inf_filter": False,
     "load_best_model_at_end": False,
+    # Processes run different numbers of forward passes, and no model here has buffers that change.
+    "ddp_broadcast_buffers": False,
 }
 """What the trainer sees to itself; ``load_best_model_at_end`` is done by our own checkpoints."""
 
@@ -122,16 +128,27 @@ def parse_extras(extras: Mapping[str, Sequence[str]], own: Sequence[str]) -> tup
     return _typed(words), notes
 
 
-def join_processes(typed: Mapping[str, Any], *, use_cpu: bool) -> None:
-    """Join the processes that a launcher has started; in a single process this does nothing.
+def join_processes(typed: dict[str, Any], *, use_cpu: bool) -> None:
+    """Join the processes that a launcher has started; in a single process without DeepSpeed this does nothing.
 
-    transformers does it when its arguments are made, in the way that these ask for (gloo, NCCL, DeepSpeed).
+    Args:
+        typed: ``ddp_backend`` is taken out of it where the device leaves no choice.
     """
-    if not launched():
+    if typed.get("deepspeed"):
+        launch_alone()
+    elif not launched():
         return
-    names = ("ddp_backend", "ddp_timeout", "deepspeed", "fsdp_config")
+    backend = typed.get("ddp_backend")
+    if use_cpu and typed.pop("ddp_backend", None) not in (None, "gloo"):
+        say(f"note: --ddp_backend {backend} is not for a CPU; the processes talk through gloo")
+    if use_cpu and not typed.get("deepspeed"):
+        # transformers would leave gloo its half hour, which an evaluation may outlast.
+        dist.init_process_group("gloo", timeout=timedelta(seconds=LONGEST_WAIT))
+        return
+    names = ("ddp_backend", "ddp_timeout", "deepspeed")
     values = {name: typed[name] for name in names if name in typed}
-    _ = training_arguments({"output_dir": ".", "use_cpu": use_cpu, "ddp_timeout": LONGEST_WAIT}, values).device
+    own = {"output_dir": ".", "use_cpu": False, "bf16": False, "ddp_timeout": LONGEST_WAIT}
+    _ = training_arguments(own, values).device
 
 
 def training_arguments(values: Mapping[str, Any], typed: Mapping[str, Any]) -> TrainingArguments:

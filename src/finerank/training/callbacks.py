@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,8 @@ from finerank.training import distributed
 from finerank.training.dataset import EpochBatches
 
 JOURNAL = "metrics.jsonl"
+ONE_SIGNAL = 2.0
+"""Seconds in which a second signal to a launched process counts as the first one again."""
 
 
 class NamedRandomness(TrainerCallback):  # type: ignore[misc]
@@ -43,9 +46,9 @@ class NamedRandomness(TrainerCallback):  # type: ignore[misc]
 class Bar(TrainerCallback):  # type: ignore[misc]
     """Shows how far the training is, in rows; begins with the first step, so that loading does not count."""
 
-    def __init__(self, label: str, rows: int) -> None:
+    def __init__(self, label: str, batches: EpochBatches) -> None:
         self.label = label
-        self.rows = rows
+        self.batches = batches
         self.stack = ExitStack()
         self.update: Any = None
 
@@ -59,11 +62,7 @@ class Bar(TrainerCallback):  # type: ignore[misc]
 
     def _rows_at(self, args: TrainingArguments, step: int) -> int:
         """Return how many rows have been trained on after ``step`` steps."""
-        batch = int(args.per_device_train_batch_size * max(args.world_size, 1))
-        rows = self.rows // batch * batch if args.dataloader_drop_last else self.rows
-        step_rows = batch * int(args.gradient_accumulation_steps)
-        epochs, steps = divmod(step, max(-(-rows // step_rows), 1))
-        return epochs * rows + min(steps * step_rows, rows)
+        return self.batches.rows_after(step, int(args.gradient_accumulation_steps))
 
     def close(self, *_: Any, **__: Any) -> None:
         """End the bar, also when training ends by an error."""
@@ -146,10 +145,14 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
 
 
 class Signals(TrainerCallback):  # type: ignore[misc]
-    """On the first Ctrl-C or SIGTERM: finish the step, save, leave. On the second: leave at once."""
+    """On the first Ctrl-C or SIGTERM: finish the step, save, leave. On the second: leave at once.
+
+    A terminal's Ctrl-C reaches a launched process twice, from the terminal and from the launcher: that is one.
+    """
 
     def __init__(self) -> None:
         self.received = False
+        self.at = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -162,9 +165,11 @@ class Signals(TrainerCallback):  # type: ignore[misc]
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received and time.monotonic() - self.at < ONE_SIGNAL and distributed.launched():
+            return
         if self.received:
             raise KeyboardInterrupt
-        self.received = True
+        self.received, self.at = True, time.monotonic()
         name = signal.Signals(number).name
         warn(f"{name}: saving after this step and its evaluation, then leaving (once more: at once)")
 

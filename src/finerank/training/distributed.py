@@ -1,6 +1,6 @@
-"""Several processes as one: sums, means and vectors that cross between them. In a single process all of it is free.
+"""Several processes as one: sums and vectors that cross between them. In a single process all of it is free.
 
-A launcher such as torchrun has started the processes; transformers' Trainer joins them to a process group.
+A launcher such as torchrun has started the processes; ``arguments.join_processes`` joins them to a process group.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 Made = TypeVar("Made")
+_by_itself = False
+"""Whether the first process is doing something that the others only wait for."""
 
 
 def launched() -> bool:
@@ -27,12 +29,12 @@ def launched() -> bool:
 
 def rank() -> int:
     """Return the number of this process; 0 where there is only one."""
-    return dist.get_rank() if _joined() else 0
+    return dist.get_rank() if joined() else 0
 
 
 def world_size() -> int:
     """Return the number of processes."""
-    return dist.get_world_size() if _joined() else 1
+    return dist.get_world_size() if joined() else 1
 
 
 def total(value: float, device: torch.device) -> float:
@@ -45,23 +47,51 @@ def total(value: float, device: torch.device) -> float:
     return float(tensor)
 
 
+def most(value: int, device: torch.device) -> int:
+    """Return the greatest of the processes' numbers."""
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor(value, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return int(tensor)
+
+
 def from_first(make: Callable[[], Made]) -> Made:
     """Have the first process make something that can be pickled, and give it to all.
 
-    Where that fails, the first process raises what went wrong; the others leave without a word of their own.
+    To ``make``, there is no other process. Where it fails, the first process raises what went wrong; the others leave
+    without a word of their own.
     """
     if world_size() == 1:
         return make()
     box: list[Any] = [None]
     try:
         if rank() == 0:
-            box = [(make(),)]
+            with _alone():
+                box = [(make(),)]
     finally:
         dist.broadcast_object_list(box)
     if box[0] is None:
         raise SystemExit(1)
     made: Made = box[0][0]
     return made
+
+
+def held_by_first(make: Callable[[], Callable[[], Made] | None]) -> Callable[[], Made] | None:
+    """Have the first process make a function that it alone can call; the others only learn whether there is one."""
+    own: list[Callable[[], Made] | None] = []
+
+    def made() -> bool:
+        own.append(make())
+        return own[0] is not None
+
+    if not from_first(made):
+        return None
+    return own[0] if own else _not_here
+
+
+def _not_here() -> Any:
+    raise RuntimeError("only the first process can do this")
 
 
 @dataclass
@@ -90,12 +120,22 @@ def claimed(claim: Callable[[], Any]) -> Iterator[Any]:
         yield seen
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    global _by_itself
+    _by_itself = True
+    try:
+        yield
+    finally:
+        _by_itself = False
+
+
 def leave() -> None:
     """End the process group in order: gloo aborts a process that still holds a wrapped model then."""
     if world_size() > 1:
         gc.collect()
         dist.barrier()
-    if _joined():
+    if joined():
         dist.destroy_process_group()
 
 
@@ -155,5 +195,6 @@ def _sizes(tensor: Tensor) -> list[int]:
     return [int(size) for size in sizes]
 
 
-def _joined() -> bool:
-    return dist.is_available() and dist.is_initialized()
+def joined() -> bool:
+    """Say whether this process belongs to a process group."""
+    return not _by_itself and dist.is_available() and dist.is_initialized()

@@ -15,14 +15,18 @@ import torch
 from transformers import TrainingArguments
 
 from finerank.batching.groups import GroupMaker
-from finerank.core.errors import UserError
+from finerank.core.errors import ProcessError, UserError
 from finerank.core.protocols import Trainable
+from finerank.core.watch_options import sign_of
 from finerank.data.console import say, warn
 from finerank.training import checkpoint, distributed
 from finerank.training.callbacks import Bar, Journal, LastEvaluation, Patience, Reporter, Signals, out_of_patience
 from finerank.training.ledger import Ledger, Values
+from finerank.training.modules import load_weights
 from finerank.training.objectives import Loss
-from finerank.training.trainer import STATE, Evaluator, GroupTrainer, epoch_batches, load_weights
+from finerank.training.plateau import Plateau, PlateauWatch
+from finerank.training.trainer import STATE, Evaluator, GroupTrainer, epoch_batches
+from finerank.training.tripwires import COLLAPSED, LOWER_RATE, Tripwires
 
 LESS_MEMORY = (
     "a smaller --per_device_train_batch_size (with more --gradient_accumulation_steps), --train_group_size or "
@@ -63,11 +67,11 @@ class Fit:
         return next((entry["loss"] for entry in reversed(self.history) if "loss" in entry), None)
 
 
-def total_steps(args: TrainingArguments, rows: int) -> int:
-    """Return the number of optimizer steps that transformers will take over ``rows`` rows."""
+def total_steps(args: TrainingArguments, groups: GroupMaker) -> int:
+    """Return the number of optimizer steps that transformers will take over the groups."""
     if args.max_steps > 0:
         return int(args.max_steps)
-    per_epoch = max(math.ceil(len(epoch_batches(rows, args)) / args.gradient_accumulation_steps), 1)
+    per_epoch = max(math.ceil(len(epoch_batches(groups, args)) / args.gradient_accumulation_steps), 1)
     return int(math.ceil(args.num_train_epochs * per_epoch))
 
 
@@ -108,6 +112,8 @@ def fit(
     *,
     evaluator: Evaluator | None = None,
     patience: int | None = None,
+    plateau: Plateau | None = None,
+    tripwires: Tripwires | None = None,
     keep_best: bool = True,
     cached: bool = False,
     autocast: torch.dtype | None = None,
@@ -119,6 +125,8 @@ def fit(
     Args:
         evaluator: measures the model; the figure ``args.metric_for_best_model`` decides which weights are kept.
         patience: evaluations without progress before an early stop; None for never.
+        plateau: the rule by which the learning rate falls where ``args`` ask for that.
+        tripwires: told what must not be hidden.
         keep_best: put the best evaluated weights back at the end, rather than keep the last ones.
         cached: keep the activations of one micro-batch only (gradient caching).
         autocast: number format for evaluation, None for the weights' own.
@@ -128,15 +136,18 @@ def fit(
         KeyboardInterrupt: after a Ctrl-C or SIGTERM, once a checkpoint stands.
     """
     metric = str(args.metric_for_best_model or "").removeprefix("eval_")
+    sign = sign_of(metric)
+    tripwires = tripwires or Tripwires()
     args.eval_on_start = evaluator is not None and resume_from is None
-    bar = Bar(label, len(groups))
+    bar = Bar(label, epoch_batches(groups, args))
     signals = Signals()
     journal = Journal(Path(args.output_dir))
-    callbacks = [journal, bar, LastEvaluation(), Reporter(), Patience(metric, patience), signals]
-    trainer = GroupTrainer(trainable, args, groups, loss, evaluator, callbacks, autocast, keep_best, cached)
+    callbacks = [journal, bar, LastEvaluation(), Reporter(), Patience(metric, patience, sign), signals]
+    callbacks += [PlateauWatch(plateau)] if plateau else []
+    trainer = GroupTrainer(trainable, args, groups, loss, evaluator, callbacks, autocast, keep_best, cached, tripwires)
     start = time.monotonic()
     before = _resumed_state(resume_from)
-    if before and _finished(before, total_steps(args, len(groups)), metric, patience):
+    if before and _finished(before, total_steps(args, groups), metric, patience, plateau):
         assert resume_from is not None
         load_weights(trainable.module, resume_from)
         trainer.state = trainer.state.load_from_json(str(resume_from / STATE))
@@ -145,6 +156,8 @@ def fit(
     else:
         _train(trainer, resume_from, signals, bar)
     seconds = time.monotonic() - start
+    if trainer.ledger.collapsed:
+        tripwires.trip(COLLAPSED, LOWER_RATE)
     _release(trainer)
     if keep_best and evaluator is not None:
         _keep_best(trainer)
@@ -155,17 +168,20 @@ def fit(
 def _train(trainer: GroupTrainer, resume_from: Path | None, signals: Signals, bar: Bar) -> None:
     if resume_from is not None:
         say(f"going on from {resume_from}")
+        trainer.resume(resume_from)
     try:
         with signals:
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+            trainer.settle()
     except torch.OutOfMemoryError:
-        raise trainer.stopped("memory ran out", hint=LESS_MEMORY) from None
+        raise trainer.stopped("memory ran out", LESS_MEMORY, ProcessError) from None
     except RuntimeError as error:
         if distributed.world_size() == 1 or not any(word in str(error) for word in LOST_CONTACT):
             raise
         raise trainer.stopped(
             f"another process of this run has ended ({' '.join(str(error).split())[:120]})",
-            hint="its own error stands above; the same command goes on from the last checkpoint",
+            "its own error stands above, if it had one; the same command goes on from the last checkpoint",
+            ProcessError,
         ) from None
     finally:
         bar.close()
@@ -180,15 +196,21 @@ def _resumed_state(resume_from: Path | None) -> dict[str, Any]:
     return state
 
 
-def _finished(state: Mapping[str, Any], steps: int, metric: str, patience: int | None) -> bool:
+def _finished(state: Mapping[str, Any], steps: int, metric: str, patience: int | None, plateau: Plateau | None) -> bool:
     """Say whether a checkpoint is the last of its run: a killed process had only the saving left to do."""
-    return int(state["global_step"]) >= steps or out_of_patience(state["log_history"], metric, patience)
+    history = state["log_history"]
+    if int(state["global_step"]) >= steps or out_of_patience(history, metric, patience, sign_of(metric)):
+        return True
+    return plateau is not None and plateau.exhausted(history)
 
 
 def _release(trainer: GroupTrainer) -> None:
     """Take accelerate's autocast off the module again, and let go of the optimizer's twofold copy of the weights."""
-    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    trainer.model.zero_grad(set_to_none=True)
+    if not trainer.spread:
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+        trainer.model.zero_grad(set_to_none=True)
+    trainer.model = trainer.model_wrapped = trainer.trainable.module
+    trainer.deepspeed = None
     trainer.optimizer = trainer.lr_scheduler = None
     trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
     trainer.accelerator.free_memory()
@@ -202,7 +224,7 @@ def _keep_best(trainer: GroupTrainer) -> None:
     folder = Path(trainer.args.output_dir) / Path(best).name
     wrong = checkpoint.fault(folder) if folder.is_dir() else "it is missing"
     if wrong is None:
-        load_weights(trainer.model, folder)
+        load_weights(trainer.trainable.module, folder)
     else:
         warn(f"the best checkpoint {folder} cannot be used ({wrong}): the last weights are kept")
         trainer.state.best_global_step = None

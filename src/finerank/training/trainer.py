@@ -13,23 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_file, save_model
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from finerank.batching.groups import GroupMaker
 from finerank.core.errors import UsageError, UserError
 from finerank.core.protocols import Trainable
-from finerank.training import checkpoint, distributed
+from finerank.training import checkpoint, distributed, modules
 from finerank.training.callbacks import NamedRandomness
 from finerank.training.dataset import COUNTS_KEY, Collator, EpochBatches, GroupDataset
 from finerank.training.gradient_cache import cached_step
 from finerank.training.ledger import Ledger
 from finerank.training.objectives import Loss
-from finerank.training.tripwires import Flatness
+from finerank.training.tripwires import COLLAPSED, LOWER_RATE, PATIENCE_STEPS, Tripwires, is_flat
 
-WEIGHTS = "model.safetensors"
 STATE = "trainer_state.json"
 
 Evaluator = Callable[[], Mapping[str, Sequence[float]]]
@@ -52,6 +50,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         autocast: number format of the evaluation's matrix products.
         keep_best: whether a new best evaluation makes a checkpoint.
         cached: whether a step of several micro-batches keeps the activations of one only (gradient caching).
+        tripwires: told when the model comes to say the same of everything.
     """
 
     # The loss is already divided by the rows of the whole step (two spellings, of two releases of transformers).
@@ -69,21 +68,27 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         autocast: torch.dtype | None = None,
         keep_best: bool = True,
         cached: bool = False,
+        tripwires: Tripwires | None = None,
     ) -> None:
         self.trainable = trainable
         self.keep_best = keep_best
         self.cached = cached
         self.ledger = Ledger()
-        self.batches = epoch_batches(len(groups), args)
+        self.batches = epoch_batches(groups, args)
         self.loss = loss
         self.evaluator = evaluator
         self.autocast = autocast
-        self.flatness = Flatness()
+        self.tripwires = tripwires or Tripwires()
         self.rows_seen = 0
         self.evaluation_seconds = 0.0
-        _checkpoint_activations(trainable.module, args)
+        self.spread = modules.spread(args)
+        model = modules.trained_copy(trainable.module, args)
+        modules.checkpoint_activations(model, args)
+        if distributed.joined():
+            first = trainable.collate([groups.group(0, 0)])
+            modules.set_aside_unused(model, first["micro"], args.device)
         super().__init__(
-            model=trainable.module,
+            model=model,
             args=args,
             data_collator=Collator(trainable.collate),
             train_dataset=GroupDataset(groups),
@@ -130,22 +135,31 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def _share(self, results: torch.Tensor, inputs: Any, rows: Any) -> torch.Tensor:
         outputs = self.trainable.outputs(results, inputs)
-        self.flatness.look(outputs)
+        # Flat to one process is not flat to all: they must agree on what to do about it.
+        flat = not distributed.most(int(not is_flat(outputs)), self.args.device)
+        if self.ledger.looked(flat, PATIENCE_STEPS):
+            self._collapsed()
         losses: torch.Tensor = self.loss(outputs, inputs) * inputs[COUNTS_KEY]
         # Processes average their gradients; the mean over all rows is the sum of their shares.
-        return losses.sum() / (rows or len(losses)) * distributed.world_size()
+        share = losses.sum() / (rows or len(losses)) * distributed.world_size()
+        self._note(share)
+        # Micro-batches that only keep step with other processes must be gone back through as well.
+        return share + 0 * results.sum() if inputs.get("filled") else share
 
-    def _cached_training_step(self, model: Any, inputs: Any, rows: Any) -> torch.Tensor:
-        model.train()
-        inputs = self._prepare_inputs(inputs)
-        return cached_step(
-            model,
-            inputs["micro"],
-            lambda results: self._share(results, inputs, rows),
-            self.accelerator.backward,
-            autocast=self.compute_loss_context_manager,
-            unsynchronised=lambda: self.accelerator.no_sync(model),
-        )
+    def _collapsed(self) -> None:
+        if self.tripwires.strict:
+            raise self.stopped(f"{COLLAPSED} (--strict)", hint=LOWER_RATE)
+        self.tripwires.trip(COLLAPSED, LOWER_RATE)
+
+    def _note(self, share: torch.Tensor) -> None:
+        """Add a share to the ledger, before any weight has moved by it."""
+        value = distributed.total(share.item(), self.args.device) / distributed.world_size()
+        if not math.isfinite(value):
+            raise self.stopped(
+                f"the loss became {value}",
+                hint="a lower --learning_rate, more --warmup_ratio, or --dtype bfloat16 instead of float16",
+            )
+        self.ledger.loss += value
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Take one batch forward and backward.
@@ -153,22 +167,56 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         Raises:
             UserError: if the loss is not a number; the weights are still those of the last good step.
         """
-        cached = self.cached and len(inputs["micro"]) > 1
-        step = self._cached_training_step if cached else super().training_step
-        loss: torch.Tensor = step(model, inputs, num_items_in_batch)
-        value = distributed.total(loss.item(), self.args.device) / distributed.world_size()
-        if not math.isfinite(value):
-            raise self.stopped(
-                f"the loss became {value}",
-                hint="a lower --learning_rate, more --warmup_ratio, or --dtype bfloat16 instead of float16",
-            )
-        self.ledger.loss += value
+        inputs = self._in_step(inputs)
+        if self.cached and len(inputs["micro"]) > 1:
+            return self._cached_training_step(model, inputs, num_items_in_batch)
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
 
-    def stopped(self, reason: str, hint: str) -> UserError:
+    def _in_step(self, inputs: Any) -> Any:
+        """Give all processes the same number of micro-batches, where each pass is a meeting of all of them."""
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            return inputs
+        micro = inputs["micro"]
+        missing = distributed.most(len(micro), self.args.device) - len(micro)
+        if not missing:
+            return inputs
+        smallest = min(micro, key=lambda part: next(iter(part.values())).numel())
+        return {**inputs, "micro": [*micro, *[smallest] * missing], "filled": True}
+
+    def _cached_training_step(self, model: Any, inputs: Any, rows: Any) -> torch.Tensor:
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        # As the parent does: the loss is already divided by all rows of the step.
+        keywords = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+        return cached_step(
+            model,
+            inputs["micro"],
+            lambda results: self._share(results, inputs, rows),
+            lambda loss: self.accelerator.backward(loss, **keywords),
+            autocast=self.compute_loss_context_manager,
+            unsynchronised=lambda: self._unsynchronised(model),
+        )
+
+    @contextmanager
+    def _unsynchronised(self, model: Any) -> Iterator[None]:
+        """Add gradients up without sharing them, or, with DeepSpeed, without taking an optimizer step."""
+        if not self.is_deepspeed_enabled:
+            with self.accelerator.no_sync(model):
+                yield
+            return
+        gradients = self.accelerator.gradient_state
+        before = gradients.sync_gradients
+        gradients._set_sync_gradients(False)
+        try:
+            yield
+        finally:
+            gradients._set_sync_gradients(before)
+
+    def stopped(self, reason: str, hint: str, kind: type[UserError] = UserError) -> UserError:
         """Return the error that ends a training, with the step and what can be gone on from."""
         last = checkpoint.find(Path(self.args.output_dir)).newest
-        return UserError(
+        return kind(
             f"{reason} at step {self.state.global_step + 1}; training stopped, "
             f"{f'the last good checkpoint is {last}' if last else 'no checkpoint was saved before'}",
             hint=hint,
@@ -192,7 +240,8 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         if self.evaluator is None:
             return {}
         start = time.monotonic()
-        with _undisturbed(self.model), self._mixed_precision():
+        self.settle()
+        with modules.undisturbed(self.trainable.module), self._mixed_precision():
             values = distributed.from_first(self.evaluator)
         self.evaluation_seconds += time.monotonic() - start
         figures = {f"{metric_key_prefix}_{name}": math.fsum(each) / max(len(each), 1) for name, each in values.items()}
@@ -243,72 +292,39 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         checkpoint.land(staging, final)
         checkpoint.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if not self.args.should_save:
+    def settle(self) -> None:
+        """Bring spread weights together in the first process's ``trainable.module``; nothing to do for others."""
+        if not self.spread or self.model_wrapped is self.model and self.is_deepspeed_enabled:
             return
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        if state_dict is None:
-            save_model(self.model, str(folder / WEIGHTS))
-        else:
-            save_file(state_dict, str(folder / WEIGHTS))
+        weights = modules.whole_weights(self.accelerator, self.model_wrapped)
+        if distributed.rank() == 0:
+            self.trainable.module.load_state_dict(weights)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the whole weights of a checkpoint, however they are spread; all processes must call it."""
+        self.settle()
+        if self.args.should_save:
+            modules.save_weights(self.trainable.module, Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_weights(model if model is not None else self.model, Path(resume_from_checkpoint))
-        self.ledger = Ledger.load(Path(resume_from_checkpoint))
+        # FSDP's call comes when the weights are spread already; ``resume`` has loaded them before.
+        if not self.is_fsdp_enabled:
+            modules.load_weights(self.model, Path(resume_from_checkpoint))
+
+    def resume(self, folder: Path) -> None:
+        """Take up what a checkpoint holds beyond what the parent reads."""
+        self.ledger = Ledger.load(folder)
+        if self.is_fsdp_enabled:
+            modules.load_weights(self.model, folder)
 
 
-def epoch_batches(rows: int, args: TrainingArguments) -> EpochBatches:
-    """Return the batches that these arguments make of so many rows."""
+def epoch_batches(groups: GroupMaker, args: TrainingArguments) -> EpochBatches:
+    """Return the batches that these arguments make of the groups."""
     return EpochBatches(
-        rows,
+        groups.strata(),
         args.per_device_train_batch_size,
         args.seed,
         drop_last=args.dataloader_drop_last,
         rank=distributed.rank(),
         processes=distributed.world_size(),
     )
-
-
-def _checkpoint_activations(module: torch.nn.Module, args: TrainingArguments) -> None:
-    """Switch gradient checkpointing on where it can be: in the transformers models inside ``module``.
-
-    The parent would look for it on ``module`` itself.
-    """
-    if not (args.gradient_checkpointing or getattr(args, "activation_checkpointing", False)):
-        return
-    keywords = args.gradient_checkpointing_kwargs or getattr(args, "activation_checkpointing_kwargs", None)
-    for part in module.modules():
-        if not isinstance(part, PreTrainedModel) or not part.supports_gradient_checkpointing:
-            continue
-        if hasattr(part, "activation_checkpointing_enable"):
-            part.activation_checkpointing_enable(activation_checkpointing_kwargs=keywords)
-        else:
-            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs=keywords)
-    args.gradient_checkpointing = args.activation_checkpointing = False
-
-
-def load_weights(module: torch.nn.Module, folder: Path) -> None:
-    """Put a checkpoint's weights into ``module``, all of them.
-
-    Raises:
-        UserError: if the checkpoint is of another model.
-    """
-    try:
-        load_model(module, str(folder / WEIGHTS), strict=True)
-    except (RuntimeError, FileNotFoundError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the checkpoint does not fit the model: {reason}", where=str(folder)) from None
-
-
-@contextmanager
-def _undisturbed(module: torch.nn.Module) -> Iterator[None]:
-    """Evaluate without leaving a trace: dropout off, no gradients, the random state as before."""
-    was_training = module.training
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    module.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        module.train(was_training)

@@ -1,0 +1,84 @@
+"""How a run is spread over devices, by its options: DeepSpeed, FSDP, or plain copies of the model (DDP)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from finerank.core.errors import UsageError, UserError
+from finerank.core.train_options import TrainOptions
+from finerank.data.console import say, warn
+from finerank.training import zero
+from finerank.training.distributed import launched
+
+FALSE = ("", "False", "false", "0", "no")
+
+
+def settle(options: TrainOptions, typed: dict[str, Any], *, on_cpu: bool) -> None:
+    """Settle --deepspeed, --use_deepspeed, --fsdp and --fsdp_config before anything is loaded.
+
+    Args:
+        options: changed where the DeepSpeed file says something that they leave at its default.
+        typed: TrainingArguments; gets ``deepspeed``, as a mapping, or ``fsdp``.
+        on_cpu: whether the run is on the CPU.
+
+    Raises:
+        UserError: for a file that is missing or cannot be used, or what DeepSpeed needs and is not here.
+        UsageError: where two options disagree.
+    """
+    _settle_fsdp(typed, on_cpu=on_cpu)
+    if options.use_deepspeed is False or (options.deepspeed is None and not options.use_deepspeed):
+        return
+    if typed.get("fsdp"):
+        raise UsageError("DeepSpeed and FSDP both spread one model: give one of them", hint="--use_deepspeed False")
+    content = zero.read(options.deepspeed or zero.default_file())
+    stage = zero.stage_of(content)
+    for name, value in zero.trainer_settings(content).items():
+        _take(options, typed, name, value)
+    missing = zero.missing()
+    if missing is None:
+        typed["deepspeed"] = zero.own_part(content)
+    elif options.use_deepspeed:
+        lost = f"; ZeRO stage {stage} spreads nothing then" if stage else ""
+        warn(f"{missing}: only what else {options.deepspeed} says is used{lost} ({zero.INSTALL})")
+    else:
+        raise UserError(missing, where=f"--deepspeed {options.deepspeed}", hint=zero.INSTALL)
+
+
+def _settle_fsdp(typed: dict[str, Any], *, on_cpu: bool) -> None:
+    if str(typed.get("fsdp", "")) in FALSE and "fsdp" in typed:
+        typed.pop("fsdp")
+        typed.pop("fsdp_config", None)
+    config = typed.get("fsdp_config")
+    if config is None and "fsdp" not in typed:
+        return
+    if isinstance(config, str) and not Path(config).is_file():
+        raise UserError(f"--fsdp_config {config}: there is no such file")
+    typed.setdefault("fsdp", True)
+    if on_cpu:
+        raise UserError(
+            "FSDP needs GPUs: on a CPU accelerate leaves it out without a word",
+            hint='ZeRO 3 spreads weights on a CPU too: --deepspeed FILE with {"zero_optimization": {"stage": 3}}',
+        )
+    if not launched():
+        raise UsageError(
+            "FSDP spreads a model over several processes", hint="torchrun --nproc_per_node N -m finerank …"
+        )
+
+
+def _take(options: TrainOptions, typed: dict[str, Any], name: str, value: Any) -> None:
+    """Take a value from the DeepSpeed file, unless the command line says another one."""
+    defaults = {item.name: item.default for item in dataclasses.fields(options)}
+    if name not in defaults:
+        given = typed.setdefault(name, value)
+    else:
+        if getattr(options, name) == defaults[name] != value:
+            setattr(options, name, value)
+            say(f"note: --{name} {value}, as the DeepSpeed file says")
+        given = getattr(options, name)
+    if given != value:
+        raise UsageError(
+            f"--{name} is {given}, but the DeepSpeed file says {value}",
+            hint='write "auto" there, or leave the flag out',
+        )
