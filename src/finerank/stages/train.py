@@ -61,7 +61,8 @@ def run(options: TrainOptions, extras: Mapping[str, Sequence[str]] | None = None
     join_processes(typed, use_cpu=on_cpu)
     rows, held_out = held_out_rows(options, training_rows(options))
     models = {"base": trainable_of(options)}
-    if isinstance(options, RerankerOptions) and needs_first_stage(options):
+    # Only the first process measures.
+    if isinstance(options, RerankerOptions) and needs_first_stage(options) and distributed.rank() == 0:
         models["first_stage"] = first_stage_of(options)
     settings = _settings(options, typed)
 
@@ -122,9 +123,13 @@ def _check_embedder(options: EmbedderOptions) -> None:
 
 def _settings(options: TrainOptions, typed: Mapping[str, Any]) -> dict[str, Any]:
     """Return what makes two runs different runs; more epochs of a learning rate without an end are the same run."""
+    from finerank.training import distributed
+
     endless = {"num_train_epochs"} if options.lr_scheduler_type == PLATEAU else set()
     settings = semantic(options) | {name: str(value) for name, value in typed.items() if name != "report_to"}
-    return {name: value for name, value in settings.items() if name not in endless}
+    # A step's rows are those of all processes.
+    together = {"processes": distributed.world_size()} if distributed.world_size() > 1 else {}
+    return {name: value for name, value in settings.items() if name not in endless} | together
 
 
 def _goes_on(options: TrainOptions, counts: Mapping[str, Any]) -> bool:
