@@ -1,10 +1,11 @@
-"""The command lines of the five seed documents that prepare data, as they stand there, and how they are run here.
+"""The command lines of the five seed documents that prepare data or train, as they stand there, and their words here.
 
 Where the documents lie beside this repository, ``test_documents`` compares every line with them.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 
@@ -25,9 +26,16 @@ class Line:
     script: str
     text: str
 
-    def words(self) -> list[str]:
-        """Return the verb and the flags, as a shell would split them."""
-        words = shlex.split(self.text.replace("\\\n", " "))
+    def words(self, **places: str) -> list[str]:
+        """Return the verb and the flags, as a shell would split them.
+
+        Args:
+            places: what stands in for the text in braces that begins with the name, underscores for spaces.
+        """
+        text = self.text.replace("\\\n", " ")
+        for name, value in places.items():
+            text = re.sub(rf"{{{name.replace('_', ' ')}[^}}]*}}", value, text)
+        words = shlex.split(text)
         return [*self.verb.split(), *words[words.index(self.script) + 1 :]]
 
 
@@ -79,6 +87,102 @@ python split_data_by_length.py \
 --overwrite False
 """)  # fmt: skip
 DATA_LINES = (MINE_000, MINE_001, MINE_004, SCORE_004, SPLIT_004)
+
+TRAIN_000 = """    CUDA_VISIBLE_DEVICES=1,2,3,4,5,6,7 torchrun --nproc_per_node 7 run.py \\
+    --model_name_or_path BAAI/bge-reranker-v2-m3 \\
+    --train_data {train_data} \\
+{more}    --learning_rate 6e-5 \\
+    --num_train_epochs 5 \\
+    --per_device_train_batch_size 8 \\
+    --dataloader_drop_last True \\
+    --train_group_size 4 \\
+    --max_len {max_len} \\
+    --weight_decay 0.01 \\
+    --logging_steps 500 \\
+    --save_steps 500 \\
+    --overwrite_output_dir True \\
+"""
+"""The document prints this line three times, for three kinds of data."""
+
+
+def _train_000(train_data: str, max_len: int = 512, more: str = "") -> Line:
+    text = TRAIN_000.format(train_data=train_data, max_len=max_len, more=more)
+    return Line("000", "train reranker", "run.py", text)
+
+
+TRAIN_000_FILE = _train_000("{realpath to jsonl file}")
+TRAIN_000_FOLDER = _train_000("{realpath to jsonl dir}")
+TRAIN_000_HUB = _train_000("shoppal/embedding-index", 513, "    --sub_data_name source2.3 \\\n")
+TRAIN_001_EMBEDDER = Line("001", "train embedder", "FlagEmbedding.baai_general_embedding.finetune.run", r"""
+torchrun --nproc_per_node {number of gpus} \
+-m FlagEmbedding.baai_general_embedding.finetune.run \
+--output_dir {path to save model} \
+--model_name_or_path BAAI/bge-large-zh-v1.5 \
+--train_data ./your_data.jsonl \
+--learning_rate 1e-5 \
+--fp16 \
+--num_train_epochs 5 \
+--per_device_train_batch_size 4 \
+--dataloader_drop_last True \
+--normlized True \
+--temperature 0.02 \
+--query_max_len 64 \
+--passage_max_len 256 \
+--train_group_size 2 \
+--negatives_cross_device \
+--logging_steps 10 \
+--query_instruction_for_retrieval ""
+""")  # fmt: skip
+TRAIN_001_RERANKER = Line("001", "train reranker", "FlagEmbedding.reranker.run", r"""
+torchrun --nproc_per_node {number of gpus} \
+-m FlagEmbedding.reranker.run \
+--output_dir {path to save model} \
+--model_name_or_path BAAI/bge-reranker-base \
+--train_data ./toy_finetune_data.jsonl \
+--learning_rate 6e-5 \
+--fp16 \
+--num_train_epochs 5 \
+--per_device_train_batch_size 4 \
+--gradient_accumulation_steps 4 \
+--dataloader_drop_last True \
+--train_group_size 16 \
+--max_len 512 \
+--weight_decay 0.01 \
+--logging_steps 10
+""")  # fmt: skip
+TRAIN_002_FORM = Line("002", "train reranker", "train.py", r"""
+python train.py --model_name_or_path {base reranker model path or name} \
+                         --finetune_model_dir {finetune model dir} \
+                         --data_path {finetune data path} \
+                         --train_group_size {a query corresponds to one positive example and train_group_size-1  negative examples} \
+                         --max_len {query + konwdge max tokens}\
+                         --batch_size 2 \
+                         --total_epoch 1000 \
+                         --lr {learnning rate} \
+                         --factor {learnning rate attenuation coefficient} \
+                         --patience {learnning rate attenuation threshold} \
+                         --device cuda
+""")  # noqa: E501 # fmt: skip
+TRAIN_002 = Line("002", "train reranker", "train.py", r"""
+python train.py --model_name_or_path BAAI/bge-reranker-base \
+                         --finetune_model_dir ./saved_model/test \
+                         --data_path data/0medical.jsonl \
+                         --train_group_size 8 \
+                         --max_len 512\
+                         --batch_size 2 \
+                         --total_epoch 1000 \
+                         --lr 1e-5 \
+                         --factor 0.3 \
+                         --patience 8 \
+                         --device cuda
+""")  # fmt: skip
+TRAIN_003 = Line("003", "train reranker", "train_reranker.py", r"""
+python train_reranker.py --train_data ./data/train_data.jsonl --output_dir ./output --epochs 2 --batch_size 16 --gradient_accumulation_steps 4 --learning_rate 5e-6 --use_deepspeed --ds_config ./ds_stage0.json
+""")  # noqa: E501 # fmt: skip
+TRAIN_LINES = (
+    TRAIN_000_FILE, TRAIN_000_FOLDER, TRAIN_000_HUB, TRAIN_001_EMBEDDER, TRAIN_001_RERANKER, TRAIN_002_FORM, TRAIN_002,
+    TRAIN_003,
+)  # fmt: skip
 
 OPTIONS = {
     "mine": """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .lines import DATA_LINES, DOCUMENTED, Line
+from .lines import DATA_LINES, DOCUMENTED, TRAIN_LINES, Line
 
 DOCUMENTS = Path(__file__).parents[3] / "shared" / "seeds"
 needs_documents = pytest.mark.skipif(not DOCUMENTS.is_dir(), reason="the seed documents are not here")
@@ -19,7 +19,7 @@ def document(name: str) -> str:
 
 
 @needs_documents
-@pytest.mark.parametrize("line", DATA_LINES, ids=lambda line: f"{line.verb} {line.document}")
+@pytest.mark.parametrize("line", [*DATA_LINES, *TRAIN_LINES], ids=lambda line: f"{line.verb} {line.document}")
 def test_the_line_stands_in_its_document(line: Line) -> None:
     assert line.text.strip() in document(line.document)
 
@@ -34,6 +34,18 @@ def test_all_data_command_lines_of_the_seeds_are_here() -> None:
         if match.endswith(scripts)
     ]
     assert sorted(found) == sorted((line.document, line.script) for line in DATA_LINES)
+
+
+@needs_documents
+def test_all_training_command_lines_of_the_seeds_are_here() -> None:
+    scripts = ("run.py", "finetune.run", "reranker.run", "train.py", "train_reranker.py")
+    found = [
+        (path.name[:3], match)
+        for path in sorted(DOCUMENTS.iterdir())
+        for match in re.findall(r"(?:python |--nproc_per_node 7 |-m )(\S+)", path.read_text(encoding="utf-8"))
+        if match.endswith(scripts)
+    ]
+    assert sorted(found) == sorted((line.document, line.script) for line in TRAIN_LINES)
 
 
 @needs_documents
