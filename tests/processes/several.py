@@ -70,7 +70,8 @@ def run(log: Path, runs: Sequence[Run], rank: int, processes: int, port: int) ->
     faulthandler.dump_traceback_later(LONGEST - 5, file=sys.stderr)
     code = 1
     try:
-        for kind, options in runs:
+        for number, (kind, options) in enumerate(runs):
+            os.environ["MASTER_PORT"] = str(port + number)
             if kind == "tiny":
                 _tiny(options)
             else:

@@ -1,11 +1,10 @@
 """A family that is no family: bags of hashed characters, a dropout and two linear layers; trains in milliseconds.
 
-:func:`run` trains and saves: the body of a process that a test can kill.
+:mod:`several` runs it in processes that a test can kill.
 """
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -165,12 +164,3 @@ def train(
         resume_from=distributed.from_first(lambda: choose_checkpoint(folder, None)) if resume else None,
     )
     return result, model
-
-
-def run(options: dict[str, Any]) -> None:
-    """Train in a process of its own: what it says goes to ``<output_dir>.log``, the weights to ``final/``."""
-    torch.set_num_threads(1)
-    folder = Path(options["output_dir"])
-    with folder.with_suffix(".log").open("a", buffering=1) as sys.stderr:
-        _, model = train(**options)
-        model.save(folder / "final")

@@ -15,12 +15,13 @@ from finerank.training import job  # noqa: F401
 
 
 def train(family: str, values: dict[str, Any], quiet: bool = False) -> None:
-    """Run one training; ``quiet`` drops what it says."""
+    """Run one training; ``quiet`` drops what it says. ``extras`` among the values are TrainingArguments."""
     if quiet:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        stage.run(getattr(stage, family)(**values))
+        extras = values.pop("extras", None)
+        stage.run(getattr(stage, family)(**values), extras)
     finally:
         torch.set_num_threads(threads)

@@ -286,13 +286,6 @@ def test_the_card_tells_the_change_and_its_interval(tmp_path: Path, rows_file: s
 
 
 @pytest.mark.parametrize("family", [EmbedderOptions, RerankerOptions])
-def test_several_processes_are_refused_at_once(family: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="one process on one device so far, but WORLD_SIZE=2"):
-        run(options(family, "no-model", "no-rows", tmp_path / "out"))
-
-
-@pytest.mark.parametrize("family", [EmbedderOptions, RerankerOptions])
 def test_odd_data(tmp_path: Path, tiny_encoder: str, family: Any, capsys: pytest.CaptureFixture[str]) -> None:
     one = write_rows(tmp_path / "one.jsonl", 1)
     assert run(options(family, tiny_encoder, one, tmp_path / "one")).data["steps"] == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import random
 import shutil
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
+import several
 import torch
 from safetensors.torch import load_file
 from tiny import TinyEncoder, TinyScorer, make_rows, train
@@ -170,30 +169,37 @@ def test_a_finished_run_only_loads(tmp_path: Path) -> None:
     assert (again.steps, again.rows_per_second) == (4, 0.0)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "zero", "missing", "seal", "extra bytes"])
+PARTS = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "ledger.json")
+
+
+def damage(folder: Path, how: str, name: str) -> None:
+    path = folder / name
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(
+            {"truncated": content[: len(content) // 2], "zeroed": b"\0" * len(content), "longer": content + b"x"}[how]
+        )
+
+
 def test_a_torn_newest_checkpoint_is_named_and_the_one_before_used(
-    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, whole = train(tmp_path / "whole", max_steps=6)
-    train(tmp_path / "torn", max_steps=6)
-    newest = tmp_path / "torn" / "checkpoint-6"
-    optimizer = newest / "optimizer.pt"
-    content = optimizer.read_bytes()
-    if damage == "truncate":
-        optimizer.write_bytes(content[: len(content) // 2])
-    elif damage == "zero":
-        optimizer.write_bytes(b"\0" * len(content))
-    elif damage == "extra bytes":
-        optimizer.write_bytes(content + b"x")
-    elif damage == "missing":
-        (newest / "rng_state.pth").unlink()
-    else:
-        (newest / checkpoint.SEAL).unlink()
-    assert checkpoint.fault(newest) is not None
-    _, again = train(tmp_path / "torn", max_steps=6)
-    said = capsys.readouterr().err
-    assert "checkpoint-6 is torn" in said
-    assert "checkpoint-4 is used instead" in said
+    names = {path.name for path in (tmp_path / "whole" / "checkpoint-6").iterdir()}
+    assert {*PARTS, checkpoint.SEAL} <= names
+    for name in sorted(names):
+        for how in ("truncated", "zeroed", "missing", "longer"):
+            torn = tmp_path / f"{how}-{name}"
+            shutil.copytree(tmp_path / "whole", torn)
+            damage(torn / "checkpoint-6", how, name)
+            assert checkpoint.fault(torn / "checkpoint-6") is not None, (name, how)
+            assert choose_checkpoint(torn, None) == torn / "checkpoint-4"
+            said = capsys.readouterr().err
+            assert "checkpoint-6 is torn" in said
+            assert "checkpoint-4 is used instead" in said
+    _, again = train(torn, max_steps=6)
     assert same(whole, again)
 
 
@@ -278,16 +284,6 @@ def test_total_steps_is_what_transformers_takes(tmp_path: Path) -> None:
         assert result.steps == total_steps(args, GroupMaker(make_rows(rows), 3, seed=0))
 
 
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tiny", "train_process"])
-
-
-def start(options: dict[str, Any]) -> Any:
-    process = SERVER.Process(target=tiny.run, args=(options,))
-    process.start()
-    return process
-
-
 def wait_for_steps(folder: Path, steps: int, process: Any) -> None:
     """Wait until the process, after its start, has journalled ``steps`` lines, or has ended."""
     journal = folder / "metrics.jsonl"
@@ -302,33 +298,60 @@ def wait_for_steps(folder: Path, steps: int, process: Any) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.slow)])
-def test_sigkill_then_the_same_command_gives_the_same_bits(tmp_path: Path, kills: int) -> None:
-    options: dict[str, Any] = {"num_train_epochs": 4 * kills, "save_steps": 1, "save_total_limit": 2}
-    _, whole = train(tmp_path / "whole", **options)
-    generator = random.Random(kills)
+def state_of(folder: Path) -> tuple[dict[str, Any], dict[str, Any], bytes]:
+    """Return a finished run's weights, its optimizer and its journal."""
+    newest = checkpoint.find(folder).newest
+    assert newest is not None
+    optimizer = torch.load(newest / "optimizer.pt", weights_only=True)
+    weights = torch.load(folder / "final" / "tiny.pt", weights_only=True)
+    return weights, optimizer, (folder / "metrics.jsonl").read_bytes()
+
+
+def equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+@pytest.mark.parametrize(
+    ("kills", "processes"), [(3, 1), pytest.param(20, 1, marks=pytest.mark.slow),
+                             pytest.param(12, 2, marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_sigkill_then_the_same_command_gives_the_same_bits(tmp_path: Path, kills: int, processes: int) -> None:
+    """Several epochs, dropout, evaluations; of two processes one is killed and the other must end by itself."""
+    options: dict[str, Any] = {
+        "num_train_epochs": 4 * kills, "save_steps": 1, "save_total_limit": 2, "evaluate": True, "eval_steps": 5,
+    }  # fmt: skip
     killed = {**options, "output_dir": str(tmp_path / "killed")}
+    whole = {**options, "output_dir": str(tmp_path / "whole")}
+    several.finish(several.start(tmp_path / "whole.log", [("tiny", whole)], processes), tmp_path / "whole.log")
+    generator = random.Random(kills)
+    log = tmp_path / "killed.log"
     for _ in range(kills):
-        process = start(killed)
-        wait_for_steps(tmp_path / "killed", generator.randint(1, 9), process)
+        group = several.start(log, [("tiny", killed)], processes)
+        wait_for_steps(tmp_path / "killed", generator.randint(1, 9), group[0])
         time.sleep(generator.random() * 0.05)
-        process.kill()
-        process.join()
-    process = start(killed)
-    process.join()
-    assert process.exitcode == 0
-    weights = torch.load(tmp_path / "killed" / "final" / "tiny.pt", weights_only=True)
-    assert all(torch.equal(weights[name], tensor) for name, tensor in whole.module.state_dict().items())
-    assert (tmp_path / "killed.log").read_text().count("going on from") >= 1
+        group.pop(generator.randrange(processes)).kill()
+        for left in group:
+            left.join(60)
+            assert left.exitcode is not None, "a process waits for a dead one"
+    several.finish(several.start(log, [("tiny", killed)], processes), log)
+    assert equal(state_of(tmp_path / "killed"), state_of(tmp_path / "whole"))
+    assert several.said(log, 0).count("going on from") >= 1
 
 
 def test_sigterm_saves_and_leaves(tmp_path: Path) -> None:
-    process = start({"num_train_epochs": 400, "save_steps": 10_000, "output_dir": str(tmp_path / "run")})
+    options = {"num_train_epochs": 400, "save_steps": 10_000, "output_dir": str(tmp_path / "run")}
+    (process,) = several.start(tmp_path / "log", [("tiny", options)], 1)
     wait_for_steps(tmp_path / "run", 3, process)
     process.terminate()
     process.join()
     assert process.exitcode != 0
-    assert "SIGTERM: saving after this step" in (tmp_path / "run.log").read_text()
+    assert "SIGTERM: saving after this step" in several.said(tmp_path / "log", 0)
     newest = checkpoint.find(tmp_path / "run").newest
     assert newest is not None
     assert 3 <= checkpoint.step_of(newest) < 1200

@@ -93,8 +93,8 @@ def trainer_settings(content: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: for an optimizer or a schedule that the trainer has not.
     """
-    found = {name: _at(content, place) for place, name in PLACES.items()}
-    settings = {name: value for name, value in found.items() if value not in (None, AUTO)}
+    found = [(name, _at(content, place)) for place, name in PLACES.items()]
+    settings = {name: value for name, value in found if value not in (None, AUTO)}
     betas = _at(content, "optimizer.params.betas")
     if isinstance(betas, list) and len(betas) == 2:
         settings |= {"adam_beta1": betas[0], "adam_beta2": betas[1]}
