@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -138,6 +139,10 @@ def join_processes(typed: dict[str, Any], *, use_cpu: bool) -> None:
         launch_alone()
     elif not launched():
         return
+    # transformers' own word for what FORCED asks of DDP; torch has a newer one.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+    if use_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     backend = typed.get("ddp_backend")
     if use_cpu and typed.pop("ddp_backend", None) not in (None, "gloo"):
         say(f"note: --ddp_backend {backend} is not for a CPU; the processes talk through gloo")

@@ -83,10 +83,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self.evaluation_seconds = 0.0
         self.spread = modules.spread(args)
         model = modules.trained_copy(trainable.module, args)
-        modules.checkpoint_activations(model, args)
         if distributed.joined():
             first = trainable.collate([groups.group(0, 0)])
             modules.set_aside_unused(model, first["micro"], args.device)
+        modules.checkpoint_activations(model, args)
         super().__init__(
             model=model,
             args=args,
