@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from finerank.core.protocols import Pair, Progress, Side
 from finerank.core.records import Row
 from finerank.data.sources import Judged
-from finerank.evaluation.held_out import Measure, rerank_measure, rows_measure, search_measure
+from finerank.evaluation.fusion_store import query_digests
+from finerank.evaluation.held_out import Measure, RerankMeasure, rows_measure, search_measure
 
 ROWS = [Row("q1", ("good one",), ("bad a", "bad b")), Row("q2", ("good two",), ("bad a", "bad c"))]
 
@@ -62,7 +63,7 @@ def test_the_model_says_how_its_vectors_are_compared(cosine: bool, reciprocal_ra
     assert rows_measure(rows, encoder=encoder)()["MRR"] == [reciprocal_rank]
     assert search_measure(encoder, judged)()["MRR"] == [reciprocal_rank]
     # One candidate: what the first stage ranks first.
-    assert rerank_measure(table, judged, encoder, depth=1)()["accuracy"] == [float(cosine)]
+    assert RerankMeasure(table, judged, encoder, depth=1)()["accuracy"] == [float(cosine)]
 
 
 def test_values_stand_in_the_order_of_the_queries() -> None:
@@ -97,5 +98,49 @@ def test_reranking_scores_only_what_the_first_stage_found() -> None:
         passage_ids=["d1", "d2", "d3"], passages=["red cat", "blue cat", "green dog"], query_ids=["q1", "q2"],
         queries=["cat", "cat"], qrels={"q1": {"d2": 1}, "q2": {"d3": 1}}, name="toy",
     )  # fmt: skip
-    measure = rerank_measure(ByTable({"blue cat": 2.0, "green dog": 9.0}), judged, None, depth=2)
+    measure = RerankMeasure(ByTable({"blue cat": 2.0, "green dog": 9.0}), judged, None, depth=2)
     assert means(measure) == pytest.approx({"nDCG@10": 0.5, "MRR": 0.5, "accuracy": 0.5})
+
+
+TWO = Judged(
+    passage_ids=["d1", "d2", "d3"], passages=["red cat", "blue cat cat", "green dog"], query_ids=["q1", "q2"],
+    queries=["cat", "dog"], qrels={"q1": {"d1": 1}, "q2": {"d3": 1}}, name="toy",
+)  # fmt: skip
+
+
+def test_a_reranker_stands_beside_its_first_stage_and_both_together() -> None:
+    # BM25 puts d2 before d1 for "cat" and d3 first for "dog"; the reranker is right about the cat alone.
+    scorer = ByTable({"red cat": 5.0, "blue cat cat": 1.0, "green dog": 0.0})
+    measure = RerankMeasure(scorer, TWO, None, depth=3)
+    second = 1 / math.log2(3)
+    assert measure.first["nDCG@10"] == pytest.approx([second, 1.0])
+    tuned = measure()
+    assert tuned["nDCG@10"] == pytest.approx([1.0, 0.5])
+    beside = measure.beside(tuned)
+    assert (beside.name, beside.first) == ("bm25", measure.first)
+    zscore, rrf = beside.fusions
+    assert (zscore.fusion, rrf.fusion, zscore.queries, zscore.first_stage) == ("zscore", "rrf", 2, "bm25")
+    assert zscore.seen == query_digests(["cat", "dog"])
+    # A weight between the two gets both right.
+    assert beside.fused["nDCG@10"] == [1.0, 1.0]
+    assert 0.0 < zscore.weight < 10.0
+
+
+def test_pairs_are_scored_again_only_if_the_model_has_changed_since() -> None:
+    class Counting(ByTable):
+        calls = 0
+
+        def score(self, pairs: Sequence[Pair], progress: Progress | None = None) -> NDArray[np.float32]:
+            self.calls += 1
+            return super().score(pairs, progress)
+
+    scorer = Counting({"red cat": 5.0, "blue cat cat": 1.0})
+    measure = RerankMeasure(scorer, TWO, None, depth=3)
+    best = measure()
+    measure.beside(best)
+    assert scorer.calls == 1
+    scorer.table["red cat"] = -5.0
+    worse = measure()
+    scorer.table["red cat"] = 5.0  # the best weights come back
+    assert measure.beside(best).fused["nDCG@10"][0] == 1.0
+    assert (scorer.calls, worse["nDCG@10"][0] < 1.0) == (3, True)

@@ -26,7 +26,8 @@ Produced = tuple[list[bytes], dict[str, Any]]
 """Lines without their newline, and counts that JSON can hold."""
 JOINED, LANDING = "joined", "landing.json"
 OLD, READY = "old", "ready"
-CHECKPOINTS = "checkpoint-"
+UNSEALED = ("checkpoint-", "finerank_fusion.json")
+"""Beginnings of names in a folder that its manifest does not answer for: fusion weights are added later too."""
 
 
 class Output(Claim):
@@ -183,7 +184,7 @@ class Folder(Claim):
         return Shards(self.work, self.name)
 
     def finish(self, counts: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Digest the folder's files (checkpoints left out) and write the manifest; return it."""
+        """Digest the folder's files (``UNSEALED`` ones left out) and write the manifest; return it."""
         if self.done or self._lock is None:
             raise ValueError(f"{self.name} is not open for writing")
         with writing(self.name):
@@ -252,4 +253,4 @@ class Folder(Claim):
 
 def _listing(folder: Path) -> list[str]:
     names = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-    return sorted(str(name) for name in names if not name.parts[0].startswith(CHECKPOINTS))
+    return sorted(str(name) for name in names if not name.parts[0].startswith(UNSEALED))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finerank import __version__
@@ -35,16 +35,23 @@ print(scores)
 def model_card(
     folder: str, base: str, options: Mapping[str, Any], inputs: Any, counts: Mapping[str, Any], *, reranker: bool
 ) -> str:
-    """Return the card as Markdown: what it is, how to use it, what was measured, from which data and options."""
+    """Return the card as Markdown: what it is, how to use it, what was measured, from which data and options.
+
+    Args:
+        inputs: the data's digests, as in the manifest.
+        counts: as in the manifest.
+    """
     kind = "reranker (cross-encoder)" if reranker else "embedder (bi-encoder)"
     snippet = (RERANKER_SNIPPET if reranker else EMBEDDER_SNIPPET).format(folder=folder)
     task = "text-ranking" if reranker else "sentence-similarity"
     parts = [
         FRONT.format(task=task, base=json.dumps(base)),
         f"# A {kind}, tuned from `{base}`\n",
-        f"Made by finerank {__version__}.\n",
+        f"Made by finerank {__version__}; `training.html` shows the course of the training.\n",
         f"## Use\n\n```python\n{snippet}```\n",
         f"## Measured on held-out data\n\n{_figures(counts)}\n",
+        *([f"## Beside its first stage\n\n{_beside(folder, counts)}\n"] if counts.get("first_stage") else []),
+        f"## What to know\n\n{_alarms(counts)}\n",
         f"## Data\n\n{counts['rows']:,} rows, {counts['steps']:,} steps.\n\n{_block(inputs)}\n",
         f"## Options\n\n{_block(options)}\n",
     ]
@@ -54,17 +61,45 @@ def model_card(
 def _figures(counts: Mapping[str, Any]) -> str:
     if not counts["best"]:
         return "Nothing was measured: training ran without `--eval_data`. `finerank evaluate` does it, with intervals."
-    lines = ["| | base | tuned | change | 95 % interval of the change |", "|---|---|---|---|---|"]
+    rows = []
     for name, value in counts["best"].items():
         before, change = counts["base"].get(name), counts["changes"].get(name)
-        cells = [name, "" if before is None else f"{before:.4f}", f"{value:.4f}"]
-        cells += [f"{change['mean']:+.4f}", f"{change['low']:+.4f} to {change['high']:+.4f}"] if change else ["", ""]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines.append(
-        "\nPaired bootstrap over the held-out queries. The weights were chosen by these figures, so they flatter; "
+        rows.append([name, "" if before is None else f"{before:.4f}", f"{value:.4f}", *_interval(change)])
+    return _table(["", "base", "tuned", "change", "95 % interval of the change"], rows) + (
+        "\n\nPaired bootstrap over the held-out queries. The weights were chosen by these figures, so they flatter; "
         "`finerank evaluate` measures on data that chose nothing, with paired tests."
     )
-    return "\n".join(lines)
+
+
+def _beside(folder: str, counts: Mapping[str, Any]) -> str:
+    first, fused = counts["first_stage"], counts["fused"]
+    rows = [
+        [name, f"{value:.4f}", f"{counts['best'][name]:.4f}", *_interval(first["changes"].get(name)),
+         f"{fused['figures'][name]:.4f}"]
+        for name, value in first["figures"].items()
+    ]  # fmt: skip
+    head = ["", f"first stage {first['name']}", "tuned", "change", "95 % interval of the change", "both together"]
+    return _table(head, rows) + (
+        f"\n\nTogether: z-scores added up, the reranker's with weight {fused['weight']:g}, best on these very "
+        "queries. It is stored here and used by "
+        f"`finerank rerank --model_name_or_path {folder} --fusion zscore --fusion_weight auto`."
+    )
+
+
+def _alarms(counts: Mapping[str, Any]) -> str:
+    tripped = counts.get("tripwires") or []
+    if not tripped:
+        return "No tripwire was set off (constant scores, cut positives, worse than the base or the first stage)."
+    return "\n".join(f"* {sentence}" for sentence in tripped)
+
+
+def _interval(change: Mapping[str, float] | None) -> list[str]:
+    return [f"{change['mean']:+.4f}", f"{change['low']:+.4f} to {change['high']:+.4f}"] if change else ["", ""]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _block(content: Any) -> str:
