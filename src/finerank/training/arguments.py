@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -153,7 +155,9 @@ def join_processes(typed: dict[str, Any], *, use_cpu: bool) -> None:
     names = ("ddp_backend", "ddp_timeout", "deepspeed")
     values = {name: typed[name] for name in names if name in typed}
     own = {"output_dir": ".", "use_cpu": False, "bf16": False, "ddp_timeout": LONGEST_WAIT}
-    _ = training_arguments(own, values).device
+    # DeepSpeed tells stdout what it has compiled; that is the verb's own place.
+    with redirect_stdout(sys.stderr):
+        _ = training_arguments(own, values).device
 
 
 def training_arguments(values: Mapping[str, Any], typed: Mapping[str, Any]) -> TrainingArguments:

@@ -152,7 +152,8 @@ def fit(
         load_weights(trainable.module, resume_from)
         trainer.state = trainer.state.load_from_json(str(resume_from / STATE))
         trainer.ledger = Ledger.load(resume_from)
-        journal.write(trainer.state.log_history)
+        if distributed.rank() == 0:
+            journal.write(trainer.state.log_history)
     else:
         _train(trainer, resume_from, signals, bar)
     seconds = time.monotonic() - start
