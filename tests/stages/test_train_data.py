@@ -29,11 +29,11 @@ def write(path: Path, *rows: dict[str, Any]) -> str:
 
 
 def lines(count: int, negatives: int = 3, **keys: Any) -> list[dict[str, Any]]:
-    return [
-        {"query": f"find code {at}", "pos": [f"given file {at}"], "neg": [f"red dog {at} {n}" for n in range(negatives)],
-         **keys}
-        for at in range(count)
-    ]  # fmt: skip
+    def one(at: int) -> dict[str, Any]:
+        others = [f"red dog {at} {number}" for number in range(negatives)]
+        return {"query": f"find code {at}", "pos": [f"given file {at}"], "neg": others, **keys}
+
+    return list(map(one, range(count)))
 
 
 def trained(family: type[TrainOptions], model: str, folder: Path, *data: str, **values: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def trained(family: type[TrainOptions], model: str, folder: Path, *data: str, **
         "per_device_train_batch_size": 4, "device": "cpu", "dtype": "float32", "logging_steps": 1, "max_steps": 2,
     }  # fmt: skip
     outcome = run(family(**defaults | values), {})
-    return dict(outcome.result)
+    return outcome.data
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from finerank.training.callbacks import Bar, out_of_patience
+from finerank.training.dataset import EpochBatches
 
 
 @pytest.mark.parametrize(
@@ -15,11 +16,8 @@ from finerank.training.callbacks import Bar, out_of_patience
      (16, 1, False, [0, 10, 20, 30, 40])],
 )  # fmt: skip
 def test_rows_after_each_step(batch: int, accumulation: int, drop_last: bool, expected: list[int]) -> None:
-    args = SimpleNamespace(
-        per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, world_size=1,
-        dataloader_drop_last=drop_last,
-    )  # fmt: skip
-    bar = Bar("training", 10)
+    args = SimpleNamespace(gradient_accumulation_steps=accumulation)
+    bar = Bar("training", EpochBatches(10, batch, 0, drop_last=drop_last))
     assert [bar._rows_at(args, step) for step in range(5)] == expected
 
 

@@ -143,7 +143,8 @@ def _sources(path: str, number: int, options: TrainOptions) -> list[Source]:
     """Return the data sets of a path: each file of a folder is one, unless they hold labeled pairs."""
     origins = find_origins(path, sub_data_name=options.sub_data_name, split=options.split)
     files = [origin for origin in origins if isinstance(origin, Path)]
-    if options.sub_data_name is not None or len(files) < 2 or any(map(_holds_labeled_pairs, files)):
+    gathered = len(files) > 1 and any(map(_holds_labeled_pairs, files))
+    if options.sub_data_name is not None or gathered or files in ([], [Path(path)]):
         return [Source(path, number)]
     return [Source(file, number, place) for place, file in enumerate(files)]
 
