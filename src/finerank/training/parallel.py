@@ -32,7 +32,8 @@ def settle(options: TrainOptions, typed: dict[str, Any], *, on_cpu: bool) -> Non
         return
     if typed.get("fsdp"):
         raise UsageError("DeepSpeed and FSDP both spread one model: give one of them", hint="--use_deepspeed False")
-    content = zero.read(options.deepspeed or zero.default_file())
+    path = options.deepspeed or zero.default_file()
+    content = zero.read(path)
     stage = zero.stage_of(content)
     for name, value in zero.trainer_settings(content).items():
         _take(options, typed, name, value)
@@ -41,9 +42,9 @@ def settle(options: TrainOptions, typed: dict[str, Any], *, on_cpu: bool) -> Non
         typed["deepspeed"] = zero.own_part(content)
     elif options.use_deepspeed:
         lost = f"; ZeRO stage {stage} spreads nothing then" if stage else ""
-        warn(f"{missing}: only what else {options.deepspeed} says is used{lost} ({zero.INSTALL})")
+        warn(f"{missing}: only what else {path} says is used{lost} ({zero.INSTALL})")
     else:
-        raise UserError(missing, where=f"--deepspeed {options.deepspeed}", hint=zero.INSTALL)
+        raise UserError(missing, where=f"--deepspeed {path}", hint=zero.INSTALL)
 
 
 def _settle_fsdp(typed: dict[str, Any], *, on_cpu: bool) -> None:
