@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finerank.core.errors import UsageError, UserError
+from finerank.core.errors import DataError, UsageError, UserError
 from finerank.evaluation.fusion_store import load_fusions, query_digests
 from finerank.stages.train import EmbedderOptions, RerankerOptions, run
 from finerank.training import reports
@@ -145,3 +145,15 @@ def test_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install tensorboard" in str(caught.value.hint)
     for fine in (None, "none", ["all"], "wandb"):
         reports.check_reports(fine)
+
+
+def test_the_loss_of_a_distillation_needs_a_teacher_on_the_held_out_rows_too(
+    tmp_path: Path, rows_file: str, tiny_reranker: str
+) -> None:
+    taught = write_rows(tmp_path / "taught.jsonl", 6, pos_scores=[1.0], neg_scores=[0.0, 0.0, 0.0])
+    values: dict[str, Any] = {"knowledge_distillation": True, "metric_for_best_model": "loss", "max_steps": 1}
+    bare = options(RerankerOptions, tiny_reranker, taught, tmp_path / "out", eval_data=[rows_file], **values)
+    with pytest.raises(DataError, match=r"rows.jsonl:1: the held-out loss of a distillation needs pos_scores"):
+        run(bare)
+    given = options(RerankerOptions, tiny_reranker, taught, tmp_path / "out", eval_data=[taught], **values)
+    assert run(given).data["best"]["loss"] > 0

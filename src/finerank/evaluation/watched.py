@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from finerank.core.errors import UsageError, did_you_mean
+from finerank.core.errors import DataError, Problem, UsageError, did_you_mean
 from finerank.core.protocols import Encoder
 from finerank.core.records import Row
 from finerank.core.train_options import AUTOMATIC, RerankerOptions, TrainOptions
@@ -79,14 +79,30 @@ def held_out_rows(options: TrainOptions, rows: TrainingRows) -> tuple[TrainingRo
         DataError: for bad rows of --eval_data.
     """
     if options.hold_out is None:
-        by_rows = options.eval_data and judged_folder(options) is None
-        return rows, read_rows(options.eval_data) if by_rows else []
+        if not options.eval_data or judged_folder(options) is not None:
+            return rows, []
+        found = read_rows(options.eval_data)
+        _check_taught(options, found)
+        return rows, found
     split = split_rows(rows, options.hold_out, options.seed)
     say(
         f"{split.queries:,} queries ({len(split.held_out):,} of {len(rows):,} rows) are held out to measure on"
         + ("" if split.whole else "; some of their positives are positives of training rows too")
     )
     return rows.take(split.train), rows.take(split.held_out)
+
+
+def _check_taught(options: TrainOptions, rows: Sequence[Row]) -> None:
+    """Refuse held-out rows without the teacher scores that the loss to be measured on them needs."""
+    if options.metric_for_best_model != LOSS or not options.learns_from_teacher:
+        return
+    bare = [row for row in rows if row.pos_scores is None or (row.negatives and row.neg_scores is None)]
+    if bare:
+        message = "the held-out loss of a distillation needs pos_scores and neg_scores in every row"
+        raise DataError(
+            [Problem(row.where, "no-teacher-score", message) for row in bare],
+            hint=f"finerank score, or --metric_for_best_model {DECISIVE}",
+        )
 
 
 def needs_first_stage(options: TrainOptions) -> bool:
