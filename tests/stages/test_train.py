@@ -414,40 +414,6 @@ def test_a_missing_model_is_one_sentence(tmp_path: Path, rows_file: str) -> None
     assert not (tmp_path / "out").exists()
 
 
-SEED_LINES = [
-    # seed 000, local data and hub data
-    (RerankerOptions, "--model_name_or_path M --train_data ROWS --learning_rate 6e-5 --num_train_epochs 5 "
-     "--per_device_train_batch_size 8 --dataloader_drop_last True --train_group_size 4 --max_len 64 "
-     "--weight_decay 0.01 --logging_steps 500 --save_steps 500 --overwrite_output_dir True"),
-    # seed 001, embedder and reranker
-    (EmbedderOptions, "--output_dir OUT --model_name_or_path M --train_data ROWS --learning_rate 1e-5 --fp16 "
-     "--num_train_epochs 5 --per_device_train_batch_size 4 --dataloader_drop_last True --normlized True "
-     "--temperature 0.02 --query_max_len 32 --passage_max_len 48 --train_group_size 2 --negatives_cross_device "
-     "--logging_steps 10 --query_instruction_for_retrieval "),
-    (RerankerOptions, "--output_dir OUT --model_name_or_path M --train_data ROWS --learning_rate 6e-5 --fp16 "
-     "--num_train_epochs 5 --per_device_train_batch_size 4 --gradient_accumulation_steps 4 "
-     "--dataloader_drop_last True --train_group_size 16 --max_len 64 --weight_decay 0.01 --logging_steps 10"),
-    # seed 002, without its plateau schedule
-    (RerankerOptions, "--model_name_or_path M --finetune_model_dir OUT --data_path ROWS --train_group_size 8 "
-     "--max_len 64 --batch_size 2 --total_epoch 3 --lr 1e-5 --device cpu"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("family", "line"), SEED_LINES)
-def test_lines_of_the_seeds(
-    family: Any, line: str, tmp_path: Path, rows_file: str, tiny_encoder: str, tiny_reranker: str
-) -> None:
-    model = tiny_encoder if family is EmbedderOptions else tiny_reranker
-    names = {"M": model, "ROWS": rows_file, "OUT": str(tmp_path / "out")}
-    words = [names.get(word, word) for word in line.split(" ")]
-    parsed = parse(family, [*words, "--max_steps", "1"], "train", passthrough=True)
-    parsed.options.device = "cpu"
-    if "OUT" not in line:
-        parsed.options.output_dir = str(tmp_path / "out")
-    assert run(parsed.options, parsed.extras).data["steps"] == 1
-    assert (tmp_path / "out" / "model.safetensors").is_file()
-
-
 def test_the_figure_that_decides(tmp_path: Path, rows_file: str, tiny_reranker: str) -> None:
     given = options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "out", metric_for_best_model="ndcg@1")
     with pytest.raises(UsageError, match='unknown --metric_for_best_model "ndcg@1"; did you mean "ndcg@10"'):
