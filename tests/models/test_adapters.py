@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -232,9 +233,10 @@ def test_a_base_that_is_gone_or_another(
     tuned(EmbedderOptions, str(base)).save(tmp_path / "adapter")
     tuned(EmbedderOptions, tiny_decoder).save(tmp_path / "of_decoder")
     base.rename(tmp_path / "elsewhere")
-    for load in (load_encoder, load_scorer):
-        with pytest.raises(UserError, match=r"adapter is an adapter of .*base, and there is no such folder"):
-            load(str(tmp_path / "adapter"))
+    with pytest.raises(UserError, match=r"adapter is an adapter of .*base, and there is no such folder"):
+        load_encoder(str(tmp_path / "adapter"))
+    with pytest.raises(UserError, match=r"(?s)adapter is an embedder's adapter.*finerank merge"):
+        load_scorer(str(tmp_path / "adapter"))
     config = tmp_path / "adapter" / "adapter_config.json"
     content = json.loads(config.read_text())
     config.write_text(json.dumps(content | {"base_model_name_or_path": str(tmp_path / "elsewhere")}))
@@ -246,8 +248,24 @@ def test_a_base_that_is_gone_or_another(
         load_scorer(tiny_reranker, peft_path=str(tmp_path / "of_decoder"))
 
 
+def test_a_base_that_was_changed_is_noticed(
+    tiny_encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_encoder, base)
+    for family, name in ((EmbedderOptions, "embedder"), (RerankerOptions, "reranker")):
+        tuned(family, str(base)).save(tmp_path / name)
+        opened(family, tmp_path / name)
+        assert "other weights" not in capsys.readouterr().err
+    weights = load_file(base / "model.safetensors")
+    save_file({key: value + 1e-4 for key, value in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    for family, name in ((EmbedderOptions, "embedder"), (RerankerOptions, "reranker")):
+        opened(family, tmp_path / name)
+        assert f"{name} has other weights than when it was tuned" in capsys.readouterr().err
+
+
 def test_without_peft(tiny_encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match=r"(?s)peft, which is not installed.*pip install"):
         trainable_of(options(EmbedderOptions, tiny_encoder))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from finerank.core.train_options import RerankerOptions
 from finerank.models.load import load_encoder, load_scorer, trainable_scorer
 from tests.models.test_families import PAIRS, TEXTS, groups
 
@@ -94,3 +95,14 @@ def test_as_an_embedder_it_equals_sentence_transformers(reranker: str) -> None:
     encoder = f"{reranker}/encoder"
     expected = SentenceTransformer(encoder, device="cpu").encode(TEXTS)
     assert np.abs(load_encoder(encoder, dtype="float32").encode(TEXTS, "passage") - expected).max() <= 1e-4
+
+
+def test_an_adapter_of_each_comes_back_with_its_head(reranker: str, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    from tests.models.test_adapters import tuned
+
+    for name, folder in (("reranker", reranker), ("new head", f"{reranker}/encoder")):
+        model = tuned(RerankerOptions, folder)
+        model.save(tmp_path / name)
+        again = load_scorer(str(tmp_path / name), device="cpu", dtype="float32")
+        assert np.abs(again.score(PAIRS) - model.score(PAIRS)).max() <= 1e-4

@@ -20,7 +20,6 @@ from finerank.models.load import load_encoder, load_scorer
 from finerank.models.merging import mean_of, shares_of
 from finerank.stages.merge import MergeOptions, run
 from tests.conftest import build_bert
-from tests.models.test_adapters import tuned
 from tests.models.test_families import PAIRS, TEXTS
 from tests.stages.test_train import RerankerOptions, write_judged, write_rows
 
@@ -172,6 +171,8 @@ def test_again_it_says_so_and_an_interrupted_grid_goes_on(
 
 def test_an_adapter_is_merged_into_its_base(tiny_reranker: str, tmp_path: Path) -> None:
     pytest.importorskip("peft")
+    from tests.models.test_adapters import tuned
+
     model = tuned(RerankerOptions, tiny_reranker)
     model.save(tmp_path / "adapter")
     outcome = merged(str(tmp_path / "adapter"), [], tmp_path / "out")

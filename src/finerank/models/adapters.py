@@ -10,8 +10,10 @@ A head that is not among the saved modules would come back random at the next lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +23,26 @@ from safetensors import SafetensorError
 from finerank.core.adapter_options import AdapterOptions
 from finerank.core.errors import UserError
 from finerank.core.seeding import stream_seed
-from finerank.data.console import say
-from finerank.models.load import ADAPTER_CONFIG, base_of, read_json
+from finerank.data.console import say, warn
+from finerank.models.load import ADAPTER_CONFIG, base_of, read_json, save_model
 
 PREFIX = "base_model.model."
 """What peft puts in front of a weight's name in a file."""
 NAME = "default"
+BASE_MARK = "finerank_base.json"
+"""Says by which weights an adapter was tuned, so that a base that has changed since is noticed."""
+SAMPLED = 256
 PIP = "pip install 'finerank[lora]'"
 EVERY_LINEAR = "all-linear"
 REGULAR_EXPRESSION = frozenset("*+?[(|\\^$")
 
 
-def add_lora(transformer: Any, options: AdapterOptions, base: str, whole: Iterable[str], seed: int) -> None:
+def add_lora(transformer: Any, options: AdapterOptions, base: str, whole: Sequence[str], seed: int) -> None:
     """Freeze ``transformer`` and put new adapters beside its linear layers; the first product with them is the base's.
 
     Args:
         base: what the adapter will say that it stands on.
-        whole: modules tuned and saved whole, those of the options not counted in.
+        whole: a reranker's modules that are tuned and saved whole; none for an embedder.
 
     Raises:
         UserError: if peft is missing, or no layer has such a name.
@@ -50,6 +55,7 @@ def add_lora(transformer: Any, options: AdapterOptions, base: str, whole: Iterab
     config = LoraConfig(
         r=options.lora_rank, lora_alpha=options.lora_alpha, lora_dropout=options.lora_dropout, target_modules=targets,
         exclude_modules=excluded or None, modules_to_save=saved or None,
+        task_type="SEQ_CLS" if whole else "FEATURE_EXTRACTION",
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]), _explained("--use_lora"):
         torch.manual_seed(stream_seed(seed, "adapter"))
@@ -76,7 +82,21 @@ def merge_folder(transformer: Any, folder: str, cache_dir: str | None = None) ->
         UserError: if peft is missing, or the adapter does not fit the model.
     """
     _attach(transformer, folder, cache_dir)
+    mark = read_json(folder, BASE_MARK, cache_dir).get("weights")
+    if mark is not None and mark != _base_digest(transformer):
+        warn(f"the base of the adapter {folder} has other weights than when it was tuned: its results differ")
     merge(transformer)
+
+
+def save(model: Any, folder: Path, *, merging: bool) -> None:
+    """Write a sentence-transformers model; one with adapters writes these alone, or merged an ordinary folder."""
+    transformer = model[0].model
+    if merging and adapted(transformer):
+        merge(transformer)
+    save_model(model, folder)
+    if adapted(transformer):
+        mark = json.dumps({"weights": _base_digest(transformer)})
+        (folder / BASE_MARK).write_text(mark + "\n", encoding="utf-8")
 
 
 def merge(transformer: Any) -> None:
@@ -147,6 +167,22 @@ def _attach(transformer: Any, folder: str, cache_dir: str | None) -> None:
             word = "lacks" if wanted - set(state) else "has no place for"
             raise ValueError(f"it {word} {', '.join(lacking[:3])}{' …' if len(lacking) > 3 else ''}")
         set_peft_model_state_dict(transformer, state, adapter_name=NAME)
+
+
+def _base_digest(transformer: Any) -> str:
+    """Return a digest of evenly spaced numbers of every weight that adapters leave as it is; costs no full pass."""
+    digest = blake2b(digest_size=16)
+    for name, tensor in sorted((key.replace(".base_layer", ""), value) for key, value in _untouched(transformer)):
+        step = max(tensor.numel() // SAMPLED, 1)
+        digest.update(f"{name}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().reshape(-1)[::step].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _untouched(transformer: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in transformer.named_parameters():
+        if not any(part in name for part in ("lora_", "modules_to_save.", "original_module.")):
+            yield name, tensor
 
 
 def _targets(transformer: Any, asked: list[str]) -> tuple[list[str] | str, list[str]]:

@@ -30,7 +30,6 @@ from finerank.models.load import (
     family_of,
     load_quietly,
     read_json,
-    save_model,
     weights_digest,
 )
 
@@ -238,13 +237,11 @@ class BiEncoder:
 
         A model with an adapter writes the adapter alone, or with ``merge_adapter`` the merged model.
         """
-        if self.merge_adapter and adapters.adapted(self.model[0].model):
-            adapters.merge(self.model[0].model)
         self.model.prompts |= {"query": self.prompts["query"], "document": self.prompts["passage"]}
         self.model.max_seq_length = max(self.max_lens.values())
         transformer = self.model[0]
         transformer.query_length, transformer.document_length = self.max_lens["query"], self.max_lens["passage"]
-        save_model(self.model, folder)
+        adapters.save(self.model, folder, merging=self.merge_adapter)
 
     def describe(self) -> dict[str, object]:
         """Return the facts of a start banner."""

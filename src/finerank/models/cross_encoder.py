@@ -29,9 +29,9 @@ from finerank.models.load import (
     base_of,
     bounded_length,
     facts,
+    family_of,
     load_quietly,
     read_json,
-    save_model,
     weights_digest,
 )
 
@@ -95,6 +95,11 @@ class CrossEncoder:
             UserError: if there is no such model, it has no scoring head, or more than one label.
         """
         source = base_of(name, cache_dir) or name
+        if source != name and family_of(name, cache_dir) == "bi_encoder":
+            raise UserError(
+                f"{name} is an embedder's adapter, not a reranker",
+                hint=f"to tune a reranker from it: finerank merge --model_name_or_path {name} --output_dir MERGED",
+            )
         with torch.random.fork_rng(devices=[]), adapters.opening(name, cache_dir):
             torch.manual_seed(stream_seed(seed, "head"))
             model = load_quietly(
@@ -110,7 +115,7 @@ class CrossEncoder:
         _check_head(source, model, new_head, cache_dir)
         transformer = model[0].model
         asked = max_len or (query_max_len + passage_max_len + 3 if query_max_len and passage_max_len else None)
-        stored = read_json(name, LENGTHS_FILE, cache_dir)
+        stored = _stored_lengths([*([peft_path] if peft_path else []), name, source], cache_dir)
         own = stored.get("max_len") or min(DEFAULT_MAX_LEN, model.tokenizer.model_max_length)
         length = bounded_length(asked, own, transformer.config, "max length")
         if asked is None and query_max_len is None and passage_max_len is None:
@@ -188,10 +193,8 @@ class CrossEncoder:
 
         A model with an adapter writes the adapter alone, or with ``merge_adapter`` the merged model.
         """
-        if self.merge_adapter and adapters.adapted(self.model[0].model):
-            adapters.merge(self.model[0].model)
         self.model.tokenizer.model_max_length = self.max_len
-        save_model(self.model, folder)
+        adapters.save(self.model, folder, merging=self.merge_adapter)
         lengths = {
             "max_len": self.max_len,
             "query_max_len": self.query_max_len,
@@ -210,6 +213,12 @@ class CrossEncoder:
 def _pairs(group: Group) -> list[Pair]:
     query, before = (group.query_prompt or "") + group.query, group.passage_prompt or ""
     return [(query, before + passage) for passage in group.passages]
+
+
+def _stored_lengths(places: Sequence[str], cache_dir: str | None) -> dict[str, Any]:
+    """Return what the first of the folders that says it says of lengths: an adapter's come before its base's."""
+    found = (read_json(place, LENGTHS_FILE, cache_dir) for place in dict.fromkeys(places))
+    return next((lengths for lengths in found if lengths), {})
 
 
 def _headless(name: str, cache_dir: str | None) -> bool:
