@@ -126,9 +126,10 @@ def test_the_base_model_of_seed_003_where_its_folder_is_not(capsys: pytest.Captu
 @pytest.mark.parametrize("line", TRAIN_LINES, ids=NAMES)
 def test_train_in_two_processes(line: Line, tiny_encoder: str, tiny_reranker: str) -> None:
     words = prepared(line, tiny_encoder, tiny_reranker)
+    short = ["--max_steps", "6"] if "--total_epoch" in words else []
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
     done = subprocess.run(
-        [*command, "-m", "finerank", *words], capture_output=True, text=True, timeout=900, check=False,
+        [*command, "-m", "finerank", *words, *short], capture_output=True, text=True, timeout=900, check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -138,12 +139,9 @@ def test_train_in_two_processes(line: Line, tiny_encoder: str, tiny_reranker: st
 
 
 @pytest.mark.slow
-def test_a_thousand_epochs_end_when_nothing_is_learnt_any_more(
-    tiny_encoder: str, tiny_reranker: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_thousand_epochs_verbatim(tiny_encoder: str, tiny_reranker: str) -> None:
     words = prepared(TRAIN_002, tiny_encoder, tiny_reranker)
     assert main(words) == 0
-    said = capsys.readouterr().err
-    assert "the learning rate falls to" in said
-    assert "--plateau_stop" in said
-    assert manifest(folder_of(TRAIN_002, words))["counts"]["steps"] < 6000
+    counts = manifest(folder_of(TRAIN_002, words))["counts"]
+    assert counts["best"]["loss"] < counts["base"]["loss"]
+    assert counts["exhausted"] or counts["steps"] == 6000
