@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finerank.core.errors import DataError
-from finerank.core.records import Row
+from finerank.core.records import Row, parse_row
 from finerank.data import grouping
 from finerank.data.formats import format_of, named_passages, parse_record
 from finerank.data.grouping import Grouping
@@ -411,3 +411,17 @@ def test_ids_are_the_rows_own_or_digests_of_the_texts() -> None:
     odd = Row("q", ("p",), (), "", extra={"id": True, "pos_id": ["1", "2"]})
     assert (query_id(odd), passage_ids(odd, "pos")) == (digest("q"), [digest("p")])
     assert passage_ids(Row("q", ("p",), (), "", extra={"pos_id": 4}), "pos") == ["4"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"query": "q", "pos": ["a", "a"], "neg": ["b"], "id": 1, "prompt": None},
+        {"query": "q", "pos": ["a"]},
+        {"neg": None, "pos": ["a"], "query": "q", "type": "x"},
+        {"query": "q", "pos": ["a"], "neg": []},
+    ],
+)
+def test_a_row_seen_to_be_sound_at_a_glance_is_the_row_that_every_check_passes(record: dict[str, Any]) -> None:
+    assert parse_record(record, "f:1") == ("rows", parse_row(record, "f:1"))
+    assert list(parse_record(record, "f:1")[1].extra) == list(parse_row(record, "f:1").extra)

@@ -19,6 +19,7 @@ from typing import Any
 
 from finerank.core.errors import DataError, Problem
 from finerank.core.records import CANDIDATE_KEYS, KEY_ALIASES, Row, is_number, kind, parse_row
+from finerank.data.plain_rows import plain_row
 
 GROUPED: frozenset[str] = frozenset({"pair", "triplet", "n-tuple", "labeled-pair"})
 """Formats whose lines hold a part of what is known of a query."""
@@ -87,6 +88,9 @@ def parse_record(
     Raises:
         DataError: with every problem of the record, each carrying ``where``.
     """
+    plain = plain_row(record) if form in ("auto", "rows") else None
+    if plain is not None:
+        return "rows", _sound(record, plain[0], plain[1], where)
     found = format_of(record) if form == "auto" else form
     if found == "rows":
         return found, _plain(record, where)
@@ -97,6 +101,12 @@ def parse_record(
     if found == "tevatron":
         return found, parse_row(_tevatron(record, where, texts), where)
     return found, parse_row(_tuple(record), where)
+
+
+def _sound(record: Mapping[str, Any], texts: list[str], positives: int, where: str) -> Row:
+    """Return the row of a record that was found sound at a glance; the same as ``parse_row``'s."""
+    extra = {key: value for key, value in record.items() if key not in ("query", "pos", "neg")}
+    return Row(texts[0], tuple(texts[1 : 1 + positives]), tuple(texts[1 + positives :]), where, extra=extra)
 
 
 def _plain(record: Mapping[str, Any], where: str) -> Row:

@@ -98,7 +98,7 @@ def cache_folder() -> Path:
 
 
 def lay_out(
-    items: Iterable[Numbered], sets: int, key: Callable[[], str], most: int = IN_MEMORY_CHARACTERS
+    items: Iterable[Numbered], sets: int, key: Callable[[], str], size: int = 0, most: int = IN_MEMORY_CHARACTERS
 ) -> tuple[list[Row] | StoredRows, list[int]]:
     """Take rows to memory, or to disk where they are more than ``most`` characters.
 
@@ -106,10 +106,15 @@ def lay_out(
         items: the rows, data set after data set.
         sets: number of data sets.
         key: hex digest of all that decides the rows; asked for only where they go to disk.
+        size: bytes of the files they are read from; with many, rows that lie on disk already are looked for first.
 
     Returns:
         The rows, and how many each data set has.
     """
+    if size > most:
+        folder = cache_folder() / key()
+        if _is_whole(folder):
+            return _opened(folder)
     stream, rows, held = iter(items), list[Numbered](), 0
     for item in stream:
         rows.append(item)
@@ -131,6 +136,10 @@ def _stored(items: Iterator[Numbered], sets: int, key: str) -> tuple[StoredRows,
                 _write(items, sets, folder)
             finally:
                 shutil.rmtree(_partial(folder), ignore_errors=True)
+    return _opened(folder)
+
+
+def _opened(folder: Path) -> tuple[StoredRows, list[int]]:
     rows = StoredRows(folder)
     return rows, rows.facts["counts"]
 

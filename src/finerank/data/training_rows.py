@@ -126,7 +126,9 @@ def training_rows(options: TrainOptions) -> TrainingRows:
     if weights and len(weights) != len(paths):
         raise UsageError(f"--data_weights takes one number for each --train_data: {len(paths)}, got {len(weights)}")
     sources = [source for number, path in enumerate(paths) for source in _sources(str(path), number, options)]
-    rows, counts = row_store.lay_out(_checked(sources, options), len(sources), partial(_key, options))
+    files = [path for source in sources for path in [Path(source.path)] if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    rows, counts = row_store.lay_out(_checked(sources, options), len(sources), partial(_key, options), size)
     found = TrainingRows(rows, _sets(sources, counts, weights), index_of(rows))
     found = _merged(_sampled(found, sources, options), sources, options)
     _say_sets(found)
