@@ -148,14 +148,14 @@ def join_processes(typed: dict[str, Any], *, use_cpu: bool) -> None:
     backend = typed.get("ddp_backend")
     if use_cpu and typed.pop("ddp_backend", None) not in (None, "gloo"):
         say(f"note: --ddp_backend {backend} is not for a CPU; the processes talk through gloo")
-    if use_cpu and not typed.get("deepspeed"):
+    if use_cpu:
         # transformers would leave gloo its half hour, which an evaluation may outlast.
         dist.init_process_group("gloo", timeout=timedelta(seconds=LONGEST_WAIT))
         return
     names = ("ddp_backend", "ddp_timeout", "deepspeed")
     values = {name: typed[name] for name in names if name in typed}
     own = {"output_dir": ".", "use_cpu": False, "bf16": False, "ddp_timeout": LONGEST_WAIT}
-    # DeepSpeed tells stdout what it has compiled; that is the verb's own place.
+    # DeepSpeed tells stdout what it has compiled; that is the place of the verb's result.
     with redirect_stdout(sys.stderr):
         _ = training_arguments(own, values).device
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,7 +173,8 @@ def _train(trainer: GroupTrainer, resume_from: Path | None, signals: Signals, ba
         say(f"going on from {resume_from}")
         trainer.resume(resume_from)
     try:
-        with signals:
+        # DeepSpeed tells stdout what it has compiled; that is the place of the verb's result.
+        with signals, redirect_stdout(sys.stderr):
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
             trainer.settle()
     except torch.OutOfMemoryError:

@@ -185,5 +185,4 @@ def _number_format(typed: dict[str, Any], device: torch.device, dtype: torch.dty
     said = zero.number_format(part, str(dtype).removeprefix("torch."), on_cpu=on_cpu)
     if said:
         say(f"note: {said}")
-    # accelerate leaves DeepSpeed out where it is told of a CPU.
-    return {"use_cpu": False, "bf16": part["bf16"]["enabled"], "fp16": part["fp16"]["enabled"]}
+    return {"use_cpu": on_cpu, "bf16": part["bf16"]["enabled"], "fp16": part["fp16"]["enabled"]}
