@@ -112,15 +112,23 @@ def deepspeed_file(folder: Path, stage: int) -> str:
 def test_zero_trains_what_ddp_does(tmp_path: Path, rows_file: str, tiny_encoder: str, stage: int) -> None:
     """Cached or not, measured on the way, and from a checkpoint in the middle."""
     file = deepspeed_file(tmp_path, stage)
-    values: dict[str, Any] = {"eval_data": [rows_file], "eval_steps": 1, "num_train_epochs": 2, "save_steps": 1}
-    plain = given("EmbedderOptions", tiny_encoder, rows_file, tmp_path / "plain", **values)
-    several.finish(several.start(tmp_path / "plain.log", [plain]), tmp_path / "plain.log")
-    for name, more in {"whole": {}, "cached": {"sub_batch_size": 4}}.items():
-        run = given("EmbedderOptions", tiny_encoder, rows_file, tmp_path / name, deepspeed=file, **values | more)
-        several.finish(several.start(tmp_path / "ds.log", [run]), tmp_path / "ds.log")
-        same_weights(tmp_path / "plain", tmp_path / name)
-        for one, other in zip(figures(tmp_path / "plain"), figures(tmp_path / name)):
-            assert one == pytest.approx(other, abs=1e-3)
+    values: dict[str, Any] = {
+        "eval_data": [rows_file], "eval_steps": 2, "num_train_epochs": 2, "save_steps": 2, "save_total_limit": 9,
+        "load_best_model_at_end": False,
+    }  # fmt: skip
+
+    def trained(name: str, **more: Any) -> Path:
+        run = given("EmbedderOptions", tiny_encoder, rows_file, tmp_path / name, **values | more)
+        several.finish(several.start(tmp_path / f"{name}.log", [run]), tmp_path / f"{name}.log")
+        return tmp_path / name
+
+    plain, whole = trained("plain"), trained("whole", deepspeed=file)
+    resumed = trained("resumed", deepspeed=file, resume_from_checkpoint=str(whole / "checkpoint-2"))
+    same_weights(whole, resumed, tolerance=0.0)
+    for other in (whole, trained("cached", deepspeed=file, sub_batch_size=4)):
+        same_weights(plain, other)
+        for one, two in zip(figures(plain), figures(other)):
+            assert one == pytest.approx(two, abs=1e-3)
 
 
 def torchrun(folder: Path, words: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -158,7 +166,6 @@ def test_a_dead_process_ends_the_run_and_the_same_command_goes_on(
     assert said.count("--ddp_backend nccl is not for a CPU") == 1
     newest = checkpoint.find(tmp_path / "out").newest
     assert newest is not None
-    words[words.index("400")] = "400"
     again = torchrun(tmp_path, words, log)
     while again.poll() is None and f"going on from out/{newest.name}" not in log.read_text():
         time.sleep(0.05)
