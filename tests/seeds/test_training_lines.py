@@ -127,7 +127,7 @@ def test_the_base_model_of_seed_003_where_its_folder_is_not(capsys: pytest.Captu
 def test_train_in_two_processes(line: Line, tiny_encoder: str, tiny_reranker: str) -> None:
     words = prepared(line, tiny_encoder, tiny_reranker)
     short = ["--max_steps", "6"] if "--total_epoch" in words else []
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     done = subprocess.run(
         [*command, "-m", "finerank", *words, *short], capture_output=True, text=True, timeout=900, check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
