@@ -108,9 +108,7 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_file: 
 
     rust = Tokenizer.from_file(str(tiny_tokenizer_file))
     end = ("[SEP]", rust.token_to_id("[SEP]"))
-    rust.post_processor = processors.TemplateProcessing(
-        single="$A [SEP]", pair="$A $B:1 [SEP]:1", special_tokens=[end]
-    )
+    rust.post_processor = processors.TemplateProcessing(single="$A [SEP]", pair="$A $B:1 [SEP]:1", special_tokens=[end])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=rust, pad_token="[PAD]", unk_token="[UNK]", eos_token="[SEP]", model_max_length=64,
         padding_side="left", model_input_names=["input_ids", "attention_mask"],

@@ -59,10 +59,26 @@ def test_a_resume_gives_the_same_bytes(family: Any, tmp_path: Path, rows_file: s
     }  # fmt: skip
     run(options(family, tiny_encoder, rows_file, tmp_path / "whole", **values))
     from_four = str(tmp_path / "whole" / "checkpoint-4")
+    kept = load_file(f"{from_four}/model.safetensors")
+    assert all("lora_" in name or "modules_to_save" in name or "position_ids" in name for name in kept)
     run(options(family, tiny_encoder, rows_file, tmp_path / "rest", **values, resume_from_checkpoint=from_four))
     for name in (ADAPTER, "metrics.jsonl"):
         assert (tmp_path / "rest" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert journal(tmp_path / "rest")[-1]["step"] == 9
+
+
+def test_frozen_weights_are_not_in_checkpoints_and_a_resume_is_exact(
+    tmp_path: Path, rows_file: str, tiny_encoder: str
+) -> None:
+    values: dict[str, Any] = {
+        "freeze": ["embeddings"], "num_train_epochs": 2, "save_steps": 1, "save_total_limit": 20, "dropout": 0.1,
+    }  # fmt: skip
+    run(options(RerankerOptions, tiny_encoder, rows_file, tmp_path / "whole", **values))
+    from_two = str(tmp_path / "whole" / "checkpoint-2")
+    assert not any("embeddings" in name for name in load_file(f"{from_two}/model.safetensors"))
+    run(options(RerankerOptions, tiny_encoder, rows_file, tmp_path / "rest", **values, resume_from_checkpoint=from_two))
+    for name in ("model.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "rest" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_merged_at_the_end(tmp_path: Path, rows_file: str, tiny_reranker: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainingArguments
 
@@ -50,22 +50,46 @@ def whole_weights(accelerator: Any, wrapped: nn.Module) -> dict[str, Tensor]:
 
 
 def save_weights(module: nn.Module, folder: Path) -> None:
-    """Write a checkpoint's weights."""
+    """Write a checkpoint's weights; frozen ones are those of the model that a run begins with, and left out."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(module, str(folder / WEIGHTS))
+    frozen = _frozen(module)
+    if not frozen:
+        save_model(module, str(folder / WEIGHTS))
+        return
+    trained = {name: tensor.clone() for name, tensor in module.state_dict().items() if name not in frozen}
+    save_file(trained, str(folder / WEIGHTS))
 
 
 def load_weights(module: nn.Module, folder: Path) -> None:
-    """Put a checkpoint's weights into ``module``, all of them.
+    """Put a checkpoint's weights into ``module``, all of them but frozen ones.
 
     Raises:
         UserError: if the checkpoint is of another model.
     """
     try:
-        load_model(module, str(folder / WEIGHTS), strict=True)
+        if _frozen(module):
+            put(module, load_file(str(folder / WEIGHTS)))
+        else:
+            load_model(module, str(folder / WEIGHTS), strict=True)
     except (RuntimeError, FileNotFoundError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the checkpoint does not fit the model: {reason}", where=str(folder)) from None
+
+
+def put(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put weights into ``module``; only frozen ones may be missing.
+
+    Raises:
+        RuntimeError: if others are missing, are too many or have another shape.
+    """
+    missing, unexpected = module.load_state_dict(weights, strict=False)
+    wrong = sorted(set(missing) - _frozen(module)) + list(unexpected)
+    if wrong:
+        raise RuntimeError(f"weights are missing or too many: {', '.join(wrong[:3])}")
+
+
+def _frozen(module: nn.Module) -> set[str]:
+    return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
 
 
 def checkpoint_activations(module: nn.Module, args: TrainingArguments) -> None:

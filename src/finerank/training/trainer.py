@@ -298,7 +298,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             return
         weights = modules.whole_weights(self.accelerator, self.model_wrapped)
         if distributed.rank() == 0:
-            self.trainable.module.load_state_dict(weights)
+            modules.put(self.trainable.module, weights)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the whole weights of a checkpoint, however they are spread; all processes must call it."""
