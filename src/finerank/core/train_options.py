@@ -84,8 +84,8 @@ class TrainOptions(AdapterOptions, MixOptions, WatchOptions, ParallelOptions, Mo
     )
     metric_for_best_model: str = option(
         AUTOMATIC,
-        "figure that says which weights are best: nDCG@10, MRR, accuracy or loss (the run's own on held-out rows, lower "
-        "is better); auto is nDCG@10, with --factor or --patience on rows loss",
+        "figure that says which weights are best: nDCG@10, MRR, accuracy or loss (the run's own on held-out rows, "
+        "lower is better); auto is nDCG@10, with --factor or --patience on rows loss",
     )
     early_stopping_patience: int | None = option(
         None, "stop after this many evaluations that do not beat the best one", ge=1
