@@ -108,7 +108,9 @@ class Passages:
 
     def _candidates(self, wanted: int, taken: set[int], random: Random, start: int, stop: int) -> Iterator[int]:
         """Yield blind draws, and after too many of them what is left of the rows' passages, shuffled, then of all."""
-        low, high = np.searchsorted(self._places, self.index.first[[start, stop]]).tolist()
+        # Of the same type: numpy would copy all places to compare them with others.
+        bounds = self.index.first[[start, stop]].astype(self._places.dtype)
+        low, high = np.searchsorted(self._places, bounds).tolist()
         for _ in range(TRIES_PER_PASSAGE * wanted if high > low else 0):
             yield int(self._places[random.randrange(low, high)])
         for part in (self._places[low:high], self._places):
