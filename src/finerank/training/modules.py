@@ -37,16 +37,17 @@ def trained_copy(module: nn.Module, args: TrainingArguments) -> nn.Module:
 
 def whole_weights(accelerator: Any, wrapped: nn.Module) -> dict[str, Tensor]:
     """Gather spread weights, in float32, on the first process; all processes must call it."""
+    weights: dict[str, Tensor] = accelerator.get_state_dict(wrapped) or {}
     engine = getattr(accelerator, "deepspeed_engine_wrapped", None)
     if engine is None or not zero.sixteen_bit(engine.engine.config):
-        return accelerator.get_state_dict(wrapped) or {}
+        return weights
     from deepspeed.utils import safe_get_full_fp32_param
 
-    module = engine.engine.module
-    buffers = {name: value for name, value in module.state_dict().items() if not isinstance(value, nn.Parameter)}
-    masters = {name: safe_get_full_fp32_param(value) for name, value in module.named_parameters()}
-    known = {name: value for name, value in masters.items() if value is not None}
-    return {name: value.float() if value.is_floating_point() else value for name, value in (buffers | known).items()}
+    # Only what is trained has a float32 copy, in the optimizer.
+    trained = {name: value for name, value in engine.engine.module.named_parameters() if value.requires_grad}
+    masters = {name: safe_get_full_fp32_param(value) for name, value in trained.items()}
+    weights |= {name: value for name, value in masters.items() if value is not None and name in weights}
+    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def save_weights(module: nn.Module, folder: Path) -> None:
