@@ -148,9 +148,7 @@ def main() -> None:
     parser.add_argument("family", choices=["embedder", "reranker"])
     parser.add_argument("--data", type=Path, required=True, help="BEIR folder with qrels train and dev")
     parser.add_argument("--model", required=True, help="what every training starts from")
-    parser.add_argument(
-        "--first_stage", help="embedder before the rerankers, mines for them (default: model)"
-    )
+    parser.add_argument("--first_stage", help="embedder before the rerankers, mines for them (default: model)")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--queries", type=int, default=2000)
