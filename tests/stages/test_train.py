@@ -207,14 +207,14 @@ def test_judged_folders(tmp_path: Path, rows_file: str, tiny_encoder: str, tiny_
 def test_the_first_stage_is_part_of_what_was_trained(
     tmp_path: Path, rows_file: str, tiny_encoder: str, tiny_reranker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finerank.models import load
+    from finerank.models import trainables
 
     judged = write_judged(tmp_path / "judged", rows_file)
     first = tmp_path / "first"
     shutil.copytree(tiny_encoder, first)
     asked: list[dict[str, Any]] = []
-    honest = load.load_encoder
-    monkeypatch.setattr(load, "load_encoder", lambda name, **given: asked.append(given) or honest(name, **given))
+    honest = trainables.load_encoder
+    monkeypatch.setattr(trainables, "load_encoder", lambda name, **given: asked.append(given) or honest(name, **given))
     given = options(
         RerankerOptions, tiny_reranker, rows_file, tmp_path / "out", eval_data=[judged], max_steps=1,
         first_stage=str(first), cache_dir=str(tmp_path / "cache"),
