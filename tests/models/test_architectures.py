@@ -72,7 +72,9 @@ def test_a_training_step_equals_inference(reranker: str, monkeypatch: pytest.Mon
     monkeypatch.setattr("finerank.models.cross_encoder.TRAINING_TOKENS", 80)
     batch = groups(3)
     scorer = trainable_scorer(reranker, device="cpu", dropout=0.0)
-    scores = scorer.module.train()(scorer.collate(batch))["scores"]
+    step = scorer.collate(batch)
+    assert len(step["micro"]) > 1
+    scores = scorer.outputs(scorer.module.train()(step["micro"]), step)["scores"]
     expected = load_scorer(reranker, dtype="float32").score([(g.query, p) for g in batch for p in g.passages])
     assert np.abs(scores.detach().numpy().ravel() - expected).max() <= 1e-5
     scores.sum().backward()

@@ -71,6 +71,8 @@ def sleep_until_killed() -> None:
 
 
 if __name__ == "__main__":
+    # A shell that runs the tests in the background has had Ctrl-C ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     import fleet_recipes  # by its name, not as __main__: a worker must be able to import what it is sent
 
     fleet_recipes.sleep_until_killed()
