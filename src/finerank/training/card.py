@@ -41,14 +41,14 @@ def model_card(
         inputs: the data's digests, as in the manifest.
         counts: as in the manifest.
     """
-    kind = "reranker (cross-encoder)" if reranker else "embedder (bi-encoder)"
-    snippet = (RERANKER_SNIPPET if reranker else EMBEDDER_SNIPPET).format(folder=folder)
-    task = "text-ranking" if reranker else "sentence-similarity"
     parts = [
-        FRONT.format(task=task, base=json.dumps(base)),
-        f"# A {kind}, tuned from `{base}`\n",
-        f"Made by finerank {__version__}; `training.html` shows the course of the training.\n",
-        f"## Use\n\n```python\n{snippet}```\n",
+        *opening(
+            folder,
+            base,
+            f"# A {kind_of(reranker)}, tuned from `{base}`",
+            f"Made by finerank {__version__}; `training.html` shows the course of the training.",
+            reranker=reranker,
+        ),
         f"## Measured on held-out data\n\n{_figures(counts)}\n",
         *([f"## Beside its first stage\n\n{_beside(folder, counts)}\n"] if counts.get("first_stage") else []),
         f"## What to know\n\n{_alarms(counts)}\n",
@@ -56,6 +56,23 @@ def model_card(
         f"## Options\n\n{_block(options)}\n",
     ]
     return "\n".join(parts)
+
+
+def kind_of(reranker: bool) -> str:
+    """Name the kind of a model."""
+    return "reranker (cross-encoder)" if reranker else "embedder (bi-encoder)"
+
+
+def opening(folder: str, base: str, title: str, made: str, *, reranker: bool) -> list[str]:
+    """Return how every card begins: front matter, title, how it was made, how to use it."""
+    snippet = (RERANKER_SNIPPET if reranker else EMBEDDER_SNIPPET).format(folder=folder)
+    task = "text-ranking" if reranker else "sentence-similarity"
+    return [
+        FRONT.format(task=task, base=json.dumps(base)),
+        f"{title}\n",
+        f"{made}\n",
+        f"## Use\n\n```python\n{snippet}```\n",
+    ]
 
 
 def _figures(counts: Mapping[str, Any]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from finerank import __version__
-from finerank.training.card import EMBEDDER_SNIPPET, FRONT, RERANKER_SNIPPET
+from finerank.training.card import kind_of, opening
 
 
 def merged_card(folder: str, counts: Mapping[str, Any], *, reranker: bool) -> str:
@@ -17,8 +16,6 @@ def merged_card(folder: str, counts: Mapping[str, Any], *, reranker: bool) -> st
         counts: ``models`` (the tuned one first), ``weight``, ``figure`` and ``points`` of the merge.
     """
     first, *others = counts["models"]
-    snippet = (RERANKER_SNIPPET if reranker else EMBEDDER_SNIPPET).format(folder=folder)
-    task = "text-ranking" if reranker else "sentence-similarity"
     what = (
         f"{counts['weight']:g} of the weights of `{first}`, the rest of {', '.join(f'`{name}`' for name in others)} "
         "(weighted mean, Xiao et al. 2023, LM-Cocktail)"
@@ -26,10 +23,13 @@ def merged_card(folder: str, counts: Mapping[str, Any], *, reranker: bool) -> st
         else f"The adapter `{first}` merged into its base"
     )
     parts = [
-        FRONT.format(task=task, base=json.dumps(first)),
-        f"# A merged {'reranker (cross-encoder)' if reranker else 'embedder (bi-encoder)'}\n",
-        f"{what}. Made by finerank {__version__}.\n",
-        f"## Use\n\n```python\n{snippet}```\n",
+        *opening(
+            folder,
+            first,
+            f"# A merged {kind_of(reranker)}",
+            f"{what}. Made by finerank {__version__}.",
+            reranker=reranker,
+        ),
         f"## Measured on held-out data\n\n{_figures(counts)}\n",
     ]
     return "\n".join(parts)
