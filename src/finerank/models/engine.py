@@ -23,8 +23,8 @@ Item = TypeVar("Item")
 Tokenise = Callable[[Sequence[Item]], list[Tokens]]
 Forward = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 
-WINDOW = 8192
-CPU_TOKENS = 4096
+WINDOW = 4096
+CPU_TOKENS = 2048
 CUDA_TOKENS = 65536
 
 
