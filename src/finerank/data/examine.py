@@ -20,7 +20,7 @@ from finerank.data.formats import parse_record
 from finerank.data.lengths import Histogram, Ruler
 from finerank.data.plain_rows import plain_row
 from finerank.data.row_keys import odd_keys
-from finerank.data.text_looks import FLAGS, Looks, nearly_same
+from finerank.data.text_looks import FLAGS, Looks, RowLooks, nearly_same
 
 MAX_PROBLEMS = 10_000
 SIDES = ("query", "positive", "negative", "pair")
@@ -136,7 +136,7 @@ class Examiner:
         seen.passages.frombytes(b"".join(looks.digests[1:]))
         seen.positives.append(count)
         seen.negatives.append(len(negatives))
-        codes = list(self._contradictions(texts, looks.forms, query, positives, negatives))
+        codes = list(self._contradictions(texts, looks, query, positives, negatives))
         if looks.flags:
             codes += [code for bit, code in enumerate(FLAGS) if looks.flags >> bit & 1]
         signature = tuple(record)
@@ -153,13 +153,13 @@ class Examiner:
             seen.found[code].append(number)
 
     def _contradictions(
-        self, texts: _Texts, forms: list[str], query: bytes, positives: list[bytes], negatives: list[bytes]
+        self, texts: _Texts, looks: RowLooks, query: bytes, positives: list[bytes], negatives: list[bytes]
     ) -> Iterator[str]:
         pos, neg, count = set(positives), set(negatives), texts.positives
         if not pos.isdisjoint(neg):
             exact = not set(texts.all[1 : count + 1]).isdisjoint(texts.all[count + 1 :])
             yield "positive-in-negatives" if exact else "positive-in-negatives-folded"
-        elif nearly_same(forms[1 : count + 1], forms[count + 1 :]):
+        elif looks.may_be_near(count) and nearly_same(looks.forms[1 : count + 1], looks.forms[count + 1 :]):
             yield "positive-in-negatives-near"
         if query in pos:
             yield "query-in-positives"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from hashlib import blake2b
 from operator import itemgetter
 from typing import NamedTuple
+
+from xxhash import xxh3_64_digest
 
 from finerank.data.text import normal_form
 
@@ -26,11 +27,24 @@ _DROPPED = {code: None for code in range(128) if not chr(code).isalnum()}
 
 
 class RowLooks(NamedTuple):
-    """A row's texts as they are compared: 8-byte digests of the normal forms, and the odd things, one bit each."""
+    """A row's texts as they are compared.
+
+    Attributes:
+        forms: normal forms, the query's first.
+        digests: 8 bytes of each.
+        flags: the odd things, one bit each.
+        heads: the first character of each form if all are letters or digits, else empty.
+    """
 
     forms: list[str]
     digests: list[bytes]
     flags: int
+    heads: str = ""
+
+    def may_be_near(self, positives: int) -> bool:
+        """Say whether a negative may be a positive but for marks: at a glance, which settles most rows."""
+        heads = self.heads
+        return not heads or not set(heads[1 : positives + 1]).isdisjoint(heads[positives + 1 :])
 
 
 class Looks:
@@ -64,18 +78,14 @@ class Looks:
 
     def _look(self, text: str) -> tuple[str, bytes, int]:
         form = normal_form(text)
-        self._known[text] = look = form, _digest(form.encode("utf-8", "surrogatepass")), _flags(text, form)
+        self._known[text] = look = form, xxh3_64_digest(form.encode("utf-8", "surrogatepass")), _flags(text, form)
         self._size += 2 * len(text) + 100
         return look
 
 
 def fingerprint(text: str) -> bytes:
     """Return 8 bytes that stand for a text's normal form."""
-    return _digest(normal_form(text).encode("utf-8", "surrogatepass"))
-
-
-def _digest(form: bytes) -> bytes:
-    return blake2b(form).digest()[:8]
+    return xxh3_64_digest(normal_form(text).encode("utf-8", "surrogatepass"))
 
 
 def _plain(texts: list[str], joined: str) -> RowLooks | None:
@@ -87,11 +97,11 @@ def _plain(texts: list[str], joined: str) -> RowLooks | None:
     if raw.translate(None, _PRINTABLE):
         return None
     forms = low.split("\0")
-    lengths = list(map(len, forms))
-    if not all(map(str.isalnum, map(_first, forms))) or max(lengths) > LONG_CHARACTERS:
+    heads, lengths = "".join(map(_first, forms)), list(map(len, forms))
+    if not heads.isalnum() or max(lengths) > LONG_CHARACTERS:
         return None
     flags = SHORT if min(lengths[1:]) < SHORT_BYTES else 0
-    return RowLooks(forms, [blake2b(form).digest()[:8] for form in raw.split(b"\0")], flags)
+    return RowLooks(forms, list(map(xxh3_64_digest, raw.split(b"\0"))), flags, heads)
 
 
 def _flags(text: str, form: str) -> int:
