@@ -126,3 +126,29 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_file: 
     folder = tmp_path_factory.mktemp("tiny_decoder")
     SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder), create_model_card=False)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_language_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_file: Path) -> str:
+    """Folder of a tiny bare causal language model (Qwen2) with a begin-of-sequence token."""
+    import torch
+    from tokenizers import Tokenizer, processors
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    rust = Tokenizer.from_file(str(tiny_tokenizer_file))
+    begin = ("[CLS]", rust.token_to_id("[CLS]"))
+    rust.post_processor = processors.TemplateProcessing(single="[CLS] $A", pair="[CLS] $A $B", special_tokens=[begin])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=rust, pad_token="[PAD]", unk_token="[UNK]", bos_token="[CLS]", eos_token="[SEP]",
+        model_max_length=512, padding_side="left", model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, max_position_embeddings=512, initializer_range=0.2, pad_token_id=0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("language_model")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)

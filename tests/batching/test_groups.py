@@ -206,8 +206,10 @@ def test_a_pair_is_read_as_the_teacher_reads_it() -> None:
         maker = GroupMaker([own, bare], 2, 0, prompts=partial(pair_prompts, layout=layout))
         for index, given_row in enumerate((own, bare)):
             group = maker.group(0, index)
-            pairs = [(f"{group.query_prompt}{group.query}", f"{group.passage_prompt}{text}") for text in group.passages]
+            before, between = group.query_prompt or "", group.passage_prompt or ""
+            pairs = [(before + group.query, between + text) for text in group.passages]
             assert pairs == list(layout.pairs(given_row))
+            assert (group.query_prompt is None) == (layout.query_instruction is None)
 
 
 def test_groups_from_disk_are_those_from_memory(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from finerank.core.errors import UsageError, UserError
 from finerank.core.train_options import EmbedderOptions, RerankerOptions
+from finerank.models.families import family_of
 from finerank.models.load import load_encoder, load_scorer
-from finerank.models.reranker_class import family_of_reranker
 from finerank.models.trainables import trainable_of
 from tests.models.test_families import PAIRS, TEXTS, groups, outputs_of
 
@@ -212,7 +212,7 @@ def test_an_adapter_for_a_reranker_given_apart(tiny_reranker: str, tmp_path: Pat
     for scorer in (load_scorer(tiny_reranker, dtype="float32", peft_path=str(bare)), opened(RerankerOptions, bare)):
         assert np.abs(scorer.score(PAIRS) - expected).max() <= 1e-4
         assert scorer.fingerprint() != load_scorer(tiny_reranker, dtype="float32").fingerprint()
-    assert family_of_reranker(str(bare)) == "cross_encoder"
+    assert family_of(str(bare)) == "cross_encoder"
 
 
 def test_a_bare_adapter_takes_its_pooling_from_the_base(tiny_decoder: str, tmp_path: Path) -> None:

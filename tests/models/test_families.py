@@ -15,8 +15,8 @@ import torch
 from finerank.core.errors import UserError
 from finerank.core.records import Group
 from finerank.models import attention
+from finerank.models.families import family_of
 from finerank.models.load import (
-    family_of,
     load_encoder,
     load_scorer,
     resolve_device,

@@ -19,10 +19,8 @@ import pytest
 
 import finerank
 from finerank.cli import main
-from finerank.core.errors import UserError
 from finerank.core.protocols import Pair
 from finerank.data.shards import Shards
-from finerank.models import reranker_class
 from finerank.models.cross_encoder import CrossEncoder
 from finerank.stages import score
 
@@ -281,32 +279,6 @@ def test_every_option_that_decides_a_score_reaches_the_teacher(tiny_reranker: st
         output = tmp_path / "other.jsonl"
         assert main(words(tiny_reranker, rows, output, "--overwrite", *more)) == 0
         assert output.read_bytes() != plain.read_bytes(), more
-
-
-@pytest.mark.parametrize(
-    ("architecture", "name"),
-    [
-        ("GemmaForCausalLM", "decoder-only-base"),
-        ("LayerWiseMiniCPMForCausalLM", "decoder-only-layerwise"),
-        ("CostWiseGemmaForCausalLM", "decoder-only-lightweight"),
-    ],
-)
-def test_decoder_only_teachers_are_recognised_and_refused(
-    architecture: str, name: str, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "teacher"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"architectures": [architecture]}))
-    assert main(words(str(folder), rows, tmp_path / "out.jsonl")) == 1
-    assert f"is a {name} reranker, as its configuration says" in capsys.readouterr().err
-    with pytest.raises(UserError, match="as --reranker_model_class says"):
-        reranker_class.family_of_reranker("anything", name)
-
-
-def test_a_registered_family_serves_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(reranker_class.FAMILIES, "llm_reranker", "a.module:Class")
-    assert reranker_class.family_of_reranker("anything", "decoder-only-base") == "llm_reranker"
-    assert reranker_class.family_of_reranker("./anything") == "cross_encoder"
 
 
 def test_an_embedder_and_what_is_no_adapter_are_refused(

@@ -22,7 +22,7 @@ def pad(tokens: Sequence[Tokens], pad_id: int, *, left: bool = False, multiple: 
 
     Returns:
         ``input_ids``, ``attention_mask``; where the inputs have segment ids, ``token_type_ids``; where a prompt is left
-        out of the pooling, ``pooling_mask``; each [N, L].
+        out of the pooling, ``pooling_mask``; each [N, L]. Where tokens are kept from compression, ``kept`` [N, 2].
     """
     longest = max(len(item.ids) for item in tokens)
     width = -(-longest // multiple) * multiple
@@ -35,6 +35,8 @@ def pad(tokens: Sequence[Tokens], pad_id: int, *, left: bool = False, multiple: 
     if any(item.unpooled for item in tokens):
         pooled = [[0] * item.unpooled + [1] * (len(item.ids) - item.unpooled) for item in tokens]
         batch["pooling_mask"] = torch.tensor([_padded(row, width, 0, left) for row in pooled])
+    if tokens[0].kept is not None:
+        batch["kept"] = torch.tensor([item.kept for item in tokens])
     return batch
 
 

@@ -24,11 +24,13 @@ class Tokens(NamedTuple):
         ids: token ids.
         types: segment ids, where the model knows them.
         unpooled: leading tokens (the prompt) that the model's pooling leaves out.
+        kept: leading and trailing tokens that a model which compresses its input leaves as they are.
     """
 
     ids: list[int]
     types: list[int] | None = None
     unpooled: int = 0
+    kept: tuple[int, int] | None = None
 
 
 def format_prompt(instruction: str | None, template: str = "{}{}") -> str:
@@ -72,6 +74,8 @@ class Tokenizer:
         self.with_types = with_types
         self.pad_id: int = hf_tokenizer.pad_token_id if hf_tokenizer.pad_token_id is not None else 0
         self.pad_left: bool = hf_tokenizer.padding_side == "left"
+        bos = hf_tokenizer.bos_token_id
+        self.bos_id: int | None = None if bos == hf_tokenizer.pad_token_id else bos
 
     @property
     def state(self) -> str:
@@ -109,6 +113,12 @@ class Tokenizer:
         passages = self._sides([passage for _, passage in pairs], passage_max_len)
         self._rust.enable_truncation(max_len, strategy="longest_first")
         return [self._tokens(self._rust.post_process(query, passage)) for query, passage in zip(queries, passages)]
+
+    def plain(self, texts: Sequence[str], max_len: int | None = None) -> list[list[int]]:
+        """Return the ids of texts without special tokens, each cut to ``max_len``."""
+        starts = range(0, len(texts), ENCODED_AT_ONCE)
+        parts = (self._sides(list(texts[start : start + ENCODED_AT_ONCE]), max_len) for start in starts)
+        return [encoding.ids for part in parts for encoding in part]
 
     def _encoded(self, inputs: Sequence[Any]) -> list[Tokens]:
         return [

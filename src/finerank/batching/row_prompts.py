@@ -36,9 +36,12 @@ def embedder_prompts(row: Row, kind: Kind, template: str = "{}{}") -> Mapping[st
 
 
 def pair_prompts(row: Row, kind: Kind, layout: PairLayout) -> Mapping[str, Any]:
-    """Put before both texts what ``finerank score`` puts before them, by the same layout."""
+    """Put before both texts what ``finerank score`` puts before them, by the same layout; else the model's own."""
     query, passage = layout.prompts(row)
-    return {"query_prompt": query, "passage_prompt": passage}
+    return {
+        "query_prompt": query if layout.query_instruction else None,
+        "passage_prompt": passage if layout.passage_instruction else None,
+    }
 
 
 @lru_cache(maxsize=1024)

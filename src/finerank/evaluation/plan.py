@@ -136,9 +136,9 @@ def _fused_names(
 
 
 def _kind(path: str, cache_dir: str | None) -> Kind:
-    from finerank.models.load import family_of
+    from finerank.models.families import is_reranker
 
-    return "reranker" if family_of(path, cache_dir) == "cross_encoder" else "embedder"
+    return "reranker" if is_reranker(path, cache_dir) else "embedder"
 
 
 def _is_model(name: str, known: Sequence[str]) -> bool:

@@ -24,7 +24,8 @@ from finerank.core.adapter_options import AdapterOptions
 from finerank.core.errors import UserError
 from finerank.core.seeding import stream_seed
 from finerank.data.console import say, warn
-from finerank.models.load import ADAPTER_CONFIG, base_of, read_json, save_model
+from finerank.models.load import save_model
+from finerank.models.model_files import ADAPTER_CONFIG, base_of, quiet, read_json
 
 PREFIX = "base_model.model."
 """What peft puts in front of a weight's name in a file."""
@@ -37,12 +38,15 @@ EVERY_LINEAR = "all-linear"
 REGULAR_EXPRESSION = frozenset("*+?[(|\\^$")
 
 
-def add_lora(transformer: Any, options: AdapterOptions, base: str, whole: Sequence[str], seed: int) -> None:
+def add_lora(
+    transformer: Any, options: AdapterOptions, base: str, whole: Sequence[str], seed: int, *, task: str
+) -> None:
     """Freeze ``transformer`` and put new adapters beside its linear layers; the first product with them is the base's.
 
     Args:
         base: what the adapter will say that it stands on.
         whole: a reranker's modules that are tuned and saved whole; none for an embedder.
+        task: peft's name of the sort of model.
 
     Raises:
         UserError: if peft is missing, or no layer has such a name.
@@ -55,7 +59,7 @@ def add_lora(transformer: Any, options: AdapterOptions, base: str, whole: Sequen
     config = LoraConfig(
         r=options.lora_rank, lora_alpha=options.lora_alpha, lora_dropout=options.lora_dropout, target_modules=targets,
         exclude_modules=excluded or None, modules_to_save=saved or None,
-        task_type="SEQ_CLS" if whole else "FEATURE_EXTRACTION",
+        task_type=task,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]), _explained("--use_lora"):
         torch.manual_seed(stream_seed(seed, "adapter"))
@@ -94,6 +98,20 @@ def save(model: Any, folder: Path, *, merging: bool) -> None:
     if merging and adapted(transformer):
         merge(transformer)
     save_model(model, folder)
+    _mark_base(transformer, folder)
+
+
+def save_plain(transformer: Any, tokenizer: Any, folder: Path, *, merging: bool) -> None:
+    """Write a transformers model with its tokenizer; one with adapters writes these alone, or the merged model."""
+    if merging and adapted(transformer):
+        merge(transformer)
+    with quiet():
+        transformer.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+    _mark_base(transformer, folder)
+
+
+def _mark_base(transformer: Any, folder: Path) -> None:
     if adapted(transformer):
         mark = json.dumps({"weights": _base_digest(transformer)})
         (folder / BASE_MARK).write_text(mark + "\n", encoding="utf-8")

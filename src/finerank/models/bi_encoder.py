@@ -22,16 +22,9 @@ from finerank.core.errors import UsageError, UserError, did_you_mean
 from finerank.core.protocols import Pair, Progress, Side
 from finerank.core.records import Group
 from finerank.models import adapters, attention, engine
-from finerank.models.load import (
-    ST_CONFIG,
-    base_of,
-    bounded_length,
-    facts,
-    family_of,
-    load_quietly,
-    read_json,
-    weights_digest,
-)
+from finerank.models.families import is_language_model, is_reranker
+from finerank.models.load import bounded_length, facts, load_quietly, weights_digest
+from finerank.models.model_files import ST_CONFIG, base_of, read_json
 
 SIDES: tuple[Side, Side] = ("query", "passage")
 PROMPT_KEYS = {"query": ("query",), "passage": ("document", "passage")}
@@ -69,6 +62,9 @@ class TowerModule(torch.nn.Module):
 class BiEncoder:
     """An Encoder, and a Trainable (see ``core.protocols``)."""
 
+    TASK = "FEATURE_EXTRACTION"
+    """What peft calls it."""
+
     def __init__(
         self, model: SentenceTransformer, name: str, device: torch.device, prompts: dict[Side, str],
         max_lens: dict[Side, int],
@@ -98,7 +94,7 @@ class BiEncoder:
         Raises:
             UserError: if there is no such model, or it is a reranker.
         """
-        if family_of(name, cache_dir) == "cross_encoder":
+        if is_reranker(name, cache_dir) and not is_language_model(name, cache_dir):
             raise UserError(f"{name} is a reranker, not an embedder: it scores pairs and has no vectors")
         base = base_of(name, cache_dir)
         # An adapter folder of ours has its own pooling and prompts; a bare one takes its base's.
@@ -144,6 +140,11 @@ class BiEncoder:
     def dimension(self) -> int:
         """Length D of a vector."""
         return int(self.model.get_embedding_dimension())
+
+    @property
+    def transformer(self) -> Any:
+        """The transformers model inside."""
+        return self.model[0].model
 
     @property
     def dtype(self) -> torch.dtype:

@@ -17,27 +17,17 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder as StCrossEncoder
 
-from finerank.batching.collate import micro_batches
 from finerank.batching.prompts import Tokenizer
 from finerank.core.errors import UserError
 from finerank.core.protocols import Pair, Progress
 from finerank.core.records import Group
 from finerank.core.seeding import DEFAULT_SEED, stream_seed
-from finerank.models import adapters, attention, engine
-from finerank.models.load import (
-    SCORING_HEADS,
-    base_of,
-    bounded_length,
-    facts,
-    family_of,
-    load_quietly,
-    read_json,
-    weights_digest,
-)
+from finerank.models import adapters, attention, engine, pairwise
+from finerank.models.families import SCORING_HEADS, family_of
+from finerank.models.load import bounded_length, facts, load_quietly, weights_digest
+from finerank.models.model_files import FINERANK_JSON, base_of, read_json, stored_settings
 
 DEFAULT_MAX_LEN = 512
-LENGTHS_FILE = "finerank.json"
-"""What a model folder says beyond sentence-transformers' own files: the lengths that it was trained with."""
 TRAINING_TOKENS = 4096
 UNCUT = 1_000_000
 
@@ -61,6 +51,9 @@ class ScoringModule(torch.nn.Module):
 
 class CrossEncoder:
     """A Scorer, and a Trainable (see ``core.protocols``)."""
+
+    TASK = "SEQ_CLS"
+    """What peft calls it."""
 
     def __init__(
         self, model: StCrossEncoder, name: str, device: torch.device, max_len: int,
@@ -115,7 +108,7 @@ class CrossEncoder:
         _check_head(source, model, new_head, cache_dir)
         transformer = model[0].model
         asked = max_len or (query_max_len + passage_max_len + 3 if query_max_len and passage_max_len else None)
-        stored = _stored_lengths([*([peft_path] if peft_path else []), name, source], cache_dir)
+        stored = stored_settings([*([peft_path] if peft_path else []), name, source], cache_dir)
         own = stored.get("max_len") or min(DEFAULT_MAX_LEN, model.tokenizer.model_max_length)
         length = bounded_length(asked, own, transformer.config, "max length")
         if asked is None and query_max_len is None and passage_max_len is None:
@@ -128,6 +121,11 @@ class CrossEncoder:
     def model(self) -> StCrossEncoder:
         """The sentence-transformers model that is loaded, trained and saved."""
         return self.module.model
+
+    @property
+    def transformer(self) -> Any:
+        """The transformers model inside."""
+        return self.model[0].model
 
     @property
     def dtype(self) -> torch.dtype:
@@ -156,10 +154,7 @@ class CrossEncoder:
 
     def rank(self, query: str, passages: Sequence[str], top_k: int | None = None) -> list[tuple[int, float]]:
         """Return (position, sigmoid of the score) of the passages, best first; equal scores keep their order."""
-        logits = self.score([(query, passage) for passage in passages])
-        scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
-        order = np.argsort(-logits, kind="stable")[:top_k]
-        return [(int(position), float(scores[position])) for position in order]
+        return pairwise.rank(self.score([(query, passage) for passage in passages]), top_k)
 
     def tokens(self, pairs: Sequence[Pair]) -> list[Any]:
         """Tokenise pairs, cut to the model's lengths."""
@@ -167,16 +162,12 @@ class CrossEncoder:
 
     def collate(self, groups: Sequence[Group]) -> dict[str, Any]:
         """Return one step: all pairs of all groups, in token-sorted micro-batches."""
-        tokens = self.tokens([pair for group in groups for pair in _pairs(group)])
-        step = micro_batches(
-            tokens, self.tokens_per_forward, self.tokenizer.pad_id, left=self.tokenizer.pad_left,
-            most=self.texts_per_forward,
-        )  # fmt: skip
-        return step | {"size": len(groups), "group_size": len(groups[0].passages)}
+        tokens = self.tokens([pair for group in groups for pair in pairwise.pairs_of(group)])
+        return pairwise.step(tokens, groups, self.tokenizer, self.tokens_per_forward, self.texts_per_forward)
 
     def outputs(self, results: torch.Tensor, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return ``scores`` [B, G] of one step."""
-        return {"scores": results[batch["order"]].view(batch["size"], batch["group_size"])}
+        return {"scores": pairwise.scores(results, batch)}
 
     def truncated(self, pairs: Sequence[Pair]) -> tuple[int, int]:
         """Return how many of the pairs are cut, and the length in tokens of a pair."""
@@ -200,7 +191,7 @@ class CrossEncoder:
             "query_max_len": self.query_max_len,
             "passage_max_len": self.passage_max_len,
         }
-        (folder / LENGTHS_FILE).write_text(json.dumps(lengths) + "\n", encoding="utf-8")
+        (folder / FINERANK_JSON).write_text(json.dumps(lengths) + "\n", encoding="utf-8")
 
     def describe(self) -> dict[str, object]:
         """Return the facts of a start banner."""
@@ -208,17 +199,6 @@ class CrossEncoder:
                  f"passage {self.passage_max_len}" if self.passage_max_len else ""]  # fmt: skip
         lengths = ", ".join(filter(None, [f"pair {self.max_len}", *sides])) + " tokens"
         return facts(self.name, self.model, self.device, self.dtype) | {"lengths": lengths}
-
-
-def _pairs(group: Group) -> list[Pair]:
-    query, before = (group.query_prompt or "") + group.query, group.passage_prompt or ""
-    return [(query, before + passage) for passage in group.passages]
-
-
-def _stored_lengths(places: Sequence[str], cache_dir: str | None) -> dict[str, Any]:
-    """Return what the first of the folders that says it says of lengths: an adapter's come before its base's."""
-    found = (read_json(place, LENGTHS_FILE, cache_dir) for place in dict.fromkeys(places))
-    return next((lengths for lengths in found if lengths), {})
 
 
 def _headless(name: str, cache_dir: str | None) -> bool:

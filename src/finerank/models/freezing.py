@@ -12,8 +12,6 @@ import torch
 from finerank.core.errors import UsageError
 from finerank.data.console import say
 
-TRANSFORMER = "model.0.model."
-"""Where the transformers model stands in a trained module; its parameters go by their own names here."""
 BESIDE = re.compile(r"model\.\d+\.")
 """Begins the names of what a bi-encoder has after its transformer, such as a dense layer."""
 EMBEDDINGS = re.compile(r"(.*embeddings?|embed_.*|wte|wpe)")
@@ -22,17 +20,19 @@ LAYERS = re.compile(r"layers?:(\d+)(?:-(\d+))?")
 POSITIONS = "*position_embeddings*"
 
 
-def freeze(module: torch.nn.Module, wanted: Sequence[str], heads: Sequence[str]) -> None:
+def freeze(module: torch.nn.Module, transformer: Any, wanted: Sequence[str], heads: Sequence[str]) -> None:
     """Freeze the parameters of ``module`` that ``wanted`` names.
 
     Args:
+        transformer: the transformers model inside ``module``; its parameters go by their own names here.
         wanted: ``embeddings``, ``layers:a-b`` (half-open), ``layers:a``, ``all_but_head``, names, patterns.
         heads: modules of the transformers model that stand on its blocks.
 
     Raises:
         UsageError: if one of them names nothing, or nothing is left to train.
     """
-    named = {name.removeprefix(TRANSFORMER): parameter for name, parameter in module.named_parameters()}
+    inside = next(f"{name}." for name, part in module.named_modules() if part is transformer)
+    named = {name.removeprefix(inside): parameter for name, parameter in module.named_parameters()}
     for word in wanted:
         for name in _chosen(word, list(named), heads):
             named[name].requires_grad_(False)

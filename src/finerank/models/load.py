@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
 from hashlib import blake2b
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,23 +13,16 @@ from safetensors import SafetensorError
 
 from finerank.core.errors import UserError
 from finerank.data import console
+from finerank.models.families import family_of, open_family
 from finerank.models.freezing import trained
 from finerank.models.memory import keep_freed_memory
+from finerank.models.model_files import near_folder, quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from finerank.models.bi_encoder import BiEncoder
     from finerank.models.cross_encoder import CrossEncoder
 
-FAMILIES = {
-    "bi_encoder": "finerank.models.bi_encoder:BiEncoder",
-    "cross_encoder": "finerank.models.cross_encoder:CrossEncoder",
-}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ST_CONFIG = "config_sentence_transformers.json"
-ADAPTER_CONFIG = "adapter_config.json"
-SCORING_HEADS = ("ForSequenceClassification",)
 ROPE_OR_UNBOUNDED = 10**6
 
 
@@ -51,20 +40,21 @@ def load_encoder(name: str, *, device: str = "auto", dtype: str = "auto", **opti
         UserError: if there is no such model, or it cannot be loaded.
     """
     place = resolve_device(device)
-    model: BiEncoder = _family("bi_encoder").load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
+    model: BiEncoder = open_family("bi_encoder").load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
     return model
 
 
 def load_scorer(
-    name: str, *, device: str = "auto", dtype: str = "auto", family: str = "cross_encoder", **options: Any
+    name: str, *, device: str = "auto", dtype: str = "auto", family: str | None = None, **options: Any
 ) -> CrossEncoder:
     """Load a reranker for inference; options: ``max_len``, ``query_max_len``, ``passage_max_len`` and as above.
 
     Args:
-        family: key of ``FAMILIES``; ``reranker_class.family_of_reranker`` finds it.
+        family: key of ``families.FAMILIES``; without it, what the model's files say.
     """
     place = resolve_device(device)
-    model: CrossEncoder = _family(family).load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
+    chosen = open_family(family or scoring_family(name, options.get("cache_dir")))
+    model: CrossEncoder = chosen.load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
     return model
 
 
@@ -81,37 +71,26 @@ def Reranker(name: str, **options: Any) -> CrossEncoder:
 def trainable_encoder(name: str, *, device: str = "auto", dropout: float | None = None, **options: Any) -> BiEncoder:
     """Load an embedder for training: float32 weights, training attention, ``temperature`` left to the loss."""
     place = resolve_device(device)
-    model: BiEncoder = _family("bi_encoder").load(name, device=place, dtype=torch.float32, **options)
+    model: BiEncoder = open_family("bi_encoder").load(name, device=place, dtype=torch.float32, **options)
     model.prepare_for_training(dropout)
     return model
 
 
-def trainable_scorer(name: str, *, device: str = "auto", dropout: float | None = None, **options: Any) -> CrossEncoder:
+def trainable_scorer(
+    name: str, *, device: str = "auto", dropout: float | None = None, family: str | None = None, **options: Any
+) -> CrossEncoder:
     """Load a reranker for training; a base embedder or plain encoder gets a new head (seeded by ``seed``)."""
     place = resolve_device(device)
-    family = _family("cross_encoder")
-    model: CrossEncoder = family.load(name, device=place, dtype=torch.float32, new_head=True, **options)
+    chosen = open_family(family or scoring_family(name, options.get("cache_dir")))
+    model: CrossEncoder = chosen.load(name, device=place, dtype=torch.float32, new_head=True, **options)
     model.prepare_for_training(dropout)
     return model
 
 
-def family_of(name: str, cache_dir: str | None = None) -> str:
-    """Say whether ``name`` is a ``bi_encoder`` or a ``cross_encoder``, from its own config files."""
-    config = read_json(name, ST_CONFIG, cache_dir)
-    if config.get("model_type") in ("CrossEncoder", "SentenceTransformer"):
-        return "cross_encoder" if config["model_type"] == "CrossEncoder" else "bi_encoder"
-    base = base_of(name, cache_dir)
-    if base is not None:
-        task = read_json(name, ADAPTER_CONFIG, cache_dir).get("task_type")
-        return "cross_encoder" if task == "SEQ_CLS" else family_of(base, cache_dir)
-    architectures = read_json(name, "config.json", cache_dir).get("architectures") or []
-    return "cross_encoder" if any(item.endswith(SCORING_HEADS) for item in architectures) else "bi_encoder"
-
-
-def base_of(name: str, cache_dir: str | None = None) -> str | None:
-    """Return the base that an adapter folder names; None if ``name`` is an ordinary model."""
-    base = read_json(name, ADAPTER_CONFIG, cache_dir).get("base_model_name_or_path")
-    return str(base) if base else None
+def scoring_family(name: str, cache_dir: str | None = None) -> str:
+    """Return the family that scores pairs with ``name``; an embedder would have to be tuned into a cross-encoder."""
+    found = family_of(name, cache_dir)
+    return "cross_encoder" if found == "bi_encoder" else found
 
 
 def resolve_device(name: str) -> torch.device:
@@ -181,61 +160,6 @@ def load_quietly(name: str, build: Callable[[], Any]) -> Any:
         ) from error
 
 
-def near_folder(name: str) -> str | None:
-    """Return a hint with the model folders beside the missing one, if there are any."""
-    parent = Path(name).expanduser().absolute().parent
-    beside = sorted(item.parent.name for item in parent.glob("*/config.json")) if parent.is_dir() else []
-    return f"model folders in {parent}: {', '.join(beside[:8])}" if beside else None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence loading bars and reports of transformers; they are about files, not about the user's work."""
-    from transformers.utils import logging as hf_logging
-
-    bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
-    others = {item: logging.getLogger(item).level for item in ("sentence_transformers", "huggingface_hub")}
-    hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity_error()
-    for item in others:
-        logging.getLogger(item).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if bars:
-            hf_logging.enable_progress_bar()
-        hf_logging.set_verbosity(level)
-        for item, value in others.items():
-            logging.getLogger(item).setLevel(value)
-
-
-def read_json(name: str, filename: str, cache_dir: str | None = None) -> dict[str, Any]:
-    """Return one JSON file of a model, from its folder or the hub's cache; an empty dict if it has none."""
-    path = Path(name) / filename
-    if not path.exists() and not Path(name).exists() and not name.startswith((".", "/", "~")) and name.count("/") < 2:
-        from transformers.utils import cached_file
-
-        with quiet():
-            found = cached_file(
-                name,
-                filename,
-                cache_dir=cache_dir,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-                _raise_exceptions_for_gated_repo=False,
-            )
-        path = Path(found) if found else path
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {name} cannot be loaded: {filename} is not JSON: {error}") from None
-    return content if isinstance(content, dict) else {}
-
-
 def length_limit(config: Any) -> int:
     """Return the most tokens that a model has positions for."""
     positions = getattr(config, "max_position_embeddings", None)
@@ -295,8 +219,3 @@ def _architecture(config: Any) -> str:
     return json.dumps(
         {key: value for key, value in config.to_diff_dict().items() if key not in aside}, sort_keys=True, default=str
     )
-
-
-def _family(name: str) -> Any:
-    module, _, attribute = FAMILIES[name].partition(":")
-    return getattr(import_module(module), attribute)

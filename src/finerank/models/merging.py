@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from finerank.core.errors import UserError
-from finerank.models.load import base_of, family_of, load_encoder, load_scorer
+from finerank.models.families import is_reranker
+from finerank.models.load import load_encoder, load_scorer
+from finerank.models.model_files import base_of
 
 State = dict[str, torch.Tensor]
 """Weight name -> tensor on the CPU."""
@@ -21,7 +23,7 @@ State = dict[str, torch.Tensor]
 
 def open_model(name: str, **loading: Any) -> Any:
     """Open an embedder or a reranker with float32 weights, an adapter merged into its base; say which by its type."""
-    load = load_scorer if family_of(name, loading.get("cache_dir")) == "cross_encoder" else load_encoder
+    load = load_scorer if is_reranker(name, loading.get("cache_dir")) else load_encoder
     return load(name, dtype="float32", **loading)
 
 
@@ -92,12 +94,12 @@ def put(model: Any, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def _facts(model: Any) -> tuple[str, str, str, str]:
-    transformer = model.model[0].model
+    transformer = model.transformer
     tokenizer = json.loads(model.tokenizer.state)
     plain = {key: value for key, value in tokenizer.items() if key not in ("padding", "truncation")}
     return (
         "embedder" if hasattr(model, "encode") else "reranker",
         type(transformer).__name__,
         json.dumps(plain, sort_keys=True),
-        str(list(model.model)[1:]),
+        str(list(getattr(model, "model", []))[1:]),
     )

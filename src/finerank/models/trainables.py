@@ -9,7 +9,8 @@ from finerank.batching.prompts import format_prompt
 from finerank.core.train_options import EmbedderOptions, RerankerOptions, TrainOptions
 from finerank.data.console import say
 from finerank.models import adapters, freezing
-from finerank.models.load import base_of, load_encoder, trainable_encoder, trainable_scorer
+from finerank.models.load import load_encoder, trainable_encoder, trainable_scorer
+from finerank.models.model_files import base_of
 
 
 def trainable_of(options: TrainOptions) -> Any:
@@ -22,11 +23,11 @@ def trainable_of(options: TrainOptions) -> Any:
     model = _scorer(options) if isinstance(options, RerankerOptions) else _encoder(options)
     model.tokens_per_forward = options.max_tokens_per_forward or model.tokens_per_forward
     model.texts_per_forward = options.sub_batch_size
-    transformer = model.model[0].model
+    transformer = model.transformer
     for folder in options.raw_peft:
         adapters.merge_folder(transformer, folder, options.cache_dir)
     heads = freezing.heads_of(transformer) if isinstance(options, RerankerOptions) else []
-    freezing.freeze(model.module, options.freeze, heads)
+    freezing.freeze(model.module, transformer, options.freeze, heads)
     if options.fix_position_embedding and not options.tunes_adapter:
         freezing.freeze_positions(model.module)
     if options.tunes_adapter:
@@ -46,12 +47,12 @@ def _adapt(model: Any, options: TrainOptions, heads: list[str]) -> None:
     """Put adapters beside the layers of ``model``, and settle how it is saved."""
     name = options.model_name_or_path
     base = str(Path(name).resolve()) if Path(name).is_dir() else name
-    transformer = model.model[0].model
+    transformer = model.transformer
     model.module.requires_grad_(False)
     if options.from_peft is not None:
         adapters.continue_adapter(transformer, options.from_peft, base, options.cache_dir)
     else:
-        adapters.add_lora(transformer, options, base, heads, options.seed)
+        adapters.add_lora(transformer, options, base, heads, options.seed, task=model.TASK)
     model.merge_adapter = options.save_merged_lora_model
     if (options.raw_peft or base_of(name, options.cache_dir)) and not model.merge_adapter:
         say("the adapter stands on a model that is in no folder: the merged model will be saved")

@@ -263,14 +263,15 @@ def sigmoid(logit: float) -> float:
 
 
 def _model(options: RerankOptions) -> tuple[Any, bool]:
-    from finerank.models.load import family_of, load_encoder, load_scorer
+    from finerank.models.families import is_reranker
+    from finerank.models.load import load_encoder, load_scorer
 
     name = options.model_name_or_path
     loading: dict[str, Any] = {
         key: getattr(options, key) for key in ("device", "dtype", "cache_dir", "trust_remote_code")
     }
     lengths: dict[str, Any] = {"query_max_len": options.query_max_len, "passage_max_len": options.passage_max_len}
-    if family_of(name, options.cache_dir) == "cross_encoder":
+    if is_reranker(name, options.cache_dir):
         return load_scorer(name, max_len=options.max_length, **lengths, **loading), True
     lengths["passage_max_len"] = options.passage_max_len or options.max_length
     return load_encoder(name, **lengths, **loading), False

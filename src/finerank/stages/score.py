@@ -164,10 +164,12 @@ def _recipe(options: ScoreOptions) -> ScorerRecipe:
         UserError: if its family is not served yet.
     """
     from finerank.data.console import say
+    from finerank.models.families import FAMILY_OF_CLASS
+    from finerank.models.load import scoring_family
     from finerank.models.recipes import ScorerRecipe
-    from finerank.models.reranker_class import family_of_reranker
 
-    family = family_of_reranker(options.teacher, options.reranker_model_class, options.cache_dir)
+    wanted = options.reranker_model_class
+    family = FAMILY_OF_CLASS.get(wanted) or scoring_family(options.teacher, options.cache_dir)
     decoder_only = {
         "prompt": options.prompt,
         "cutoff_layers": options.cutoff_layers,

@@ -1,0 +1,71 @@
+"""The text layout of rerankers that are prompted language models: pairs to tokens.
+
+``[bos]<query>⏎<passage>⏎<prompt>``, each part tokenised by itself, prefixes ("A: ", "B: ") being part of query and
+passage. The query is cut first, then the passage, so that the pair keeps to its length; separator and prompt come on
+top. Source: FlagEmbedding's decoder-only rerankers, at inference; training reads the same here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finerank.batching.prompts import Tokenizer, Tokens
+from finerank.core.protocols import Pair
+
+QUERY_PREFIX, PASSAGE_PREFIX = "A: ", "B: "
+SEPARATOR = "\n"
+ANSWER_PROMPT = (
+    "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
+    "prediction of either 'Yes' or 'No'."
+)
+"""What FlagEmbedding's base and layerwise models were trained with."""
+
+
+@dataclass(frozen=True)
+class LlmLayout:
+    """How a pair is laid out.
+
+    Attributes:
+        query_prefix, passage_prefix: stand before the texts of raw pairs.
+        prompt: stands at the end.
+    """
+
+    query_prefix: str = QUERY_PREFIX
+    passage_prefix: str = PASSAGE_PREFIX
+    prompt: str = ANSWER_PROMPT
+
+    def prefixed(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Put the prefixes before raw queries and passages."""
+        return [(self.query_prefix + query, self.passage_prefix + passage) for query, passage in pairs]
+
+    def tokens(
+        self,
+        tokenizer: Tokenizer,
+        pairs: Sequence[Pair],
+        max_len: int,
+        query_max_len: int | None = None,
+        passage_max_len: int | None = None,
+    ) -> list[Tokens]:
+        """Tokenise pairs that have their prefixes.
+
+        Args:
+            max_len: tokens of bos, query, separator and passage together, plus those of separator and prompt; the
+                passage is cut to it. What follows the passage is never cut.
+            query_max_len: tokens of a query; without it three quarters of ``max_len``.
+            passage_max_len: tokens of a passage; without it ``max_len``.
+
+        Returns:
+            inputs whose ``kept`` says how many tokens stand before the passage's separator and after the passage.
+        """
+        separator, prompt = tokenizer.plain([SEPARATOR, self.prompt])
+        begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+        end = separator + prompt
+        queries = tokenizer.plain([query for query, _ in pairs], query_max_len or max_len * 3 // 4)
+        passages = tokenizer.plain([passage for _, passage in pairs], passage_max_len or max_len)
+        found = []
+        for query, passage in zip(queries, passages):
+            head = begin + query
+            room = max(max_len + len(end) - len(head), 0)
+            found.append(Tokens([*head, *(separator + passage)[:room], *end], kept=(len(head), len(end))))
+        return found

@@ -1,0 +1,66 @@
+"""Causal language models and their tokenizers, opened for scoring; the tokens that answers are read from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from finerank.core.errors import UserError
+from finerank.models import adapters
+from finerank.models.load import load_quietly
+from finerank.models.model_files import base_of
+
+
+def load_causal(
+    name: str, device: torch.device, dtype: torch.dtype, cache_dir: str | None, trust_remote_code: bool,
+    peft_path: str | None,
+) -> tuple[Any, str]:  # fmt: skip
+    """Load a causal language model; adapters (``name`` may be one) are merged in float32.
+
+    Returns:
+        the transformers model, in evaluation mode, and the folder or hub name that its own weights come from.
+
+    Raises:
+        UserError: if there is no such model, or an adapter does not fit it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    source = base_of(name, cache_dir) or name
+    folders = [*([name] if source != name else []), *([peft_path] if peft_path else [])]
+    first = torch.float32 if folders else dtype
+    with adapters.opening(name, cache_dir):
+        model = load_quietly(
+            source,
+            lambda: AutoModelForCausalLM.from_pretrained(
+                source, dtype=first, cache_dir=cache_dir, trust_remote_code=trust_remote_code
+            ),
+        )
+    for folder in folders:
+        adapters.merge_folder(model, folder, cache_dir)
+    return model.to(device=device, dtype=dtype).eval(), source
+
+
+def load_tokenizer(name: str, cache_dir: str | None, trust_remote_code: bool, *, padding: str) -> Any:
+    """Load a transformers tokenizer that pads on one side, with its end token if it has no padding token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = load_quietly(
+        name, lambda: AutoTokenizer.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
+    )
+    tokenizer.padding_side = padding
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def token_id(tokenizer: Any, word: str, name: str) -> int:
+    """Return the id of the first token of a word.
+
+    Raises:
+        UserError: if the model knows no such word.
+    """
+    ids = tokenizer.encode(word, add_special_tokens=False)
+    if not ids or ids[0] == tokenizer.unk_token_id:
+        raise UserError(f'{name} cannot answer "{word}": its tokenizer has no token for it')
+    return int(ids[0])
