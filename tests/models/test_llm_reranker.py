@@ -52,3 +52,10 @@ def test_a_training_step_scores_what_inference_scores(tiny_language_model: str, 
     pairs = [(group.query, passage) for group in batch for passage in group.passages]
     scores = outputs_of(model, batch)["scores"].detach().numpy().reshape(-1)
     assert np.abs(scores - load_scorer(tiny_language_model, dtype="float32").score(pairs)).max() <= TOLERANCE
+
+
+def test_a_pair_may_bring_its_own_prompt(tiny_language_model: str) -> None:
+    scorer = load_scorer(tiny_language_model, dtype="float32")
+    own = load_scorer(tiny_language_model, dtype="float32", prompt="is it so")
+    asked = [(*pair, "is it so") for pair in PAIRS]
+    assert np.abs(scorer.score([*asked, *PAIRS]) - [*own.score(PAIRS), *scorer.score(PAIRS)]).max() <= TOLERANCE

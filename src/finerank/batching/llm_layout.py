@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finerank.batching.prompts import Tokenizer, Tokens
-from finerank.core.protocols import Pair
+from finerank.core.protocols import AnyPair
 
 QUERY_PREFIX, PASSAGE_PREFIX = "A: ", "B: "
 SEPARATOR = "\n"
@@ -28,21 +28,22 @@ class LlmLayout:
 
     Attributes:
         query_prefix, passage_prefix: stand before the texts of raw pairs.
-        prompt: stands at the end.
+        prompt: stands at the end of pairs that bring none of their own.
     """
 
     query_prefix: str = QUERY_PREFIX
     passage_prefix: str = PASSAGE_PREFIX
     prompt: str = ANSWER_PROMPT
 
-    def prefixed(self, pairs: Sequence[Pair]) -> list[Pair]:
+    def prefixed(self, pairs: Sequence[AnyPair]) -> list[AnyPair]:
         """Put the prefixes before raw queries and passages."""
-        return [(self.query_prefix + query, self.passage_prefix + passage) for query, passage in pairs]
+        before = self.query_prefix, self.passage_prefix
+        return [(before[0] + query, before[1] + passage, *prompt) for query, passage, *prompt in pairs]  # type: ignore[misc]
 
     def tokens(
         self,
         tokenizer: Tokenizer,
-        pairs: Sequence[Pair],
+        pairs: Sequence[AnyPair],
         max_len: int,
         query_max_len: int | None = None,
         passage_max_len: int | None = None,
@@ -58,14 +59,21 @@ class LlmLayout:
         Returns:
             inputs whose ``kept`` says how many tokens stand before the passage's separator and after the passage.
         """
-        separator, prompt = tokenizer.plain([SEPARATOR, self.prompt])
+        (separator,) = tokenizer.plain([SEPARATOR])
         begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-        end = separator + prompt
-        queries = tokenizer.plain([query for query, _ in pairs], query_max_len or max_len * 3 // 4)
-        passages = tokenizer.plain([passage for _, passage in pairs], passage_max_len or max_len)
+        ends = self._ends(tokenizer, pairs, separator)
+        queries = tokenizer.plain([pair[0] for pair in pairs], query_max_len or max_len * 3 // 4)
+        passages = tokenizer.plain([pair[1] for pair in pairs], passage_max_len or max_len)
         found = []
-        for query, passage in zip(queries, passages):
+        for query, passage, end in zip(queries, passages, ends):
             head = begin + query
             room = max(max_len + len(end) - len(head), 0)
             found.append(Tokens([*head, *(separator + passage)[:room], *end], kept=(len(head), len(end))))
         return found
+
+    def _ends(self, tokenizer: Tokenizer, pairs: Sequence[AnyPair], separator: list[int]) -> list[list[int]]:
+        """Return what follows each passage; few prompts are read for many pairs."""
+        prompts = [pair[2] if len(pair) > 2 else self.prompt for pair in pairs]
+        distinct = list(dict.fromkeys(prompts))
+        ends = {prompt: separator + ids for prompt, ids in zip(distinct, tokenizer.plain(distinct))}
+        return [ends[prompt] for prompt in prompts]

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 Side = Literal["query", "passage"]
 Pair = tuple[str, str]
+"""Query, passage."""
+PromptedPair = tuple[str, str, str]
+"""Query, passage and the prompt that a language model reads behind them, in the place of its own."""
+AnyPair = Pair | PromptedPair
 Progress = Callable[[int], None]
 """Called with the number of items just done."""
 
@@ -43,11 +47,14 @@ class Encoder(Protocol):
 
 
 class Scorer(Protocol):
-    """Scores query-passage pairs; higher is more relevant; raw model output (logits)."""
+    """Scores query-passage pairs; higher is more relevant; raw model output (logits).
+
+    Only a prompted language model takes pairs with a prompt of their own.
+    """
 
     def fingerprint(self) -> str: ...
 
-    def score(self, pairs: Sequence[Pair], progress: Progress | None = None) -> NDArray[np.float32]:
+    def score(self, pairs: Sequence[Any], progress: Progress | None = None) -> NDArray[np.float32]:
         """Return scores [N] in the order of ``pairs``."""
         ...
 

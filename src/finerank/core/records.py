@@ -67,6 +67,7 @@ class Group:
         known_positives: every positive of the row; in-batch copies of them are not negatives.
         query_prompt, passage_prompt: what the row has put before its query and its passages; None leaves it to the
             model.
+        prompt: what the row has a prompted language model read behind query and passage; None likewise.
         alike: whether the passages are texts like the query and get its prompt.
         in_batch: whether passages of other queries are negatives too.
     """
@@ -78,6 +79,7 @@ class Group:
     known_positives: frozenset[str] = frozenset()
     query_prompt: str | None = None
     passage_prompt: str | None = None
+    prompt: str | None = None
     alike: bool = False
     in_batch: bool = True
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from finerank.batching.llm_layout import ANSWER_PROMPT, PASSAGE_PREFIX, QUERY_PREFIX, LlmLayout
 from finerank.batching.prompts import Tokenizer
-from finerank.core.protocols import Pair, Progress
+from finerank.core.protocols import AnyPair, Progress
 from finerank.core.records import Group
 from finerank.core.seeding import DEFAULT_SEED
 from finerank.models import adapters, engine, pairwise
@@ -122,19 +122,18 @@ class LlmReranker:
             self._fingerprint = weights_digest(self.module, self.transformer.config, recipe, self.tokenizer.state)
         return self._fingerprint
 
-    def score(self, pairs: Sequence[Pair], progress: Progress | None = None) -> NDArray[np.float32]:
+    def score(self, pairs: Sequence[AnyPair], progress: Progress | None = None) -> NDArray[np.float32]:
         """Return logits [N] in the order of ``pairs``; each distinct pair is computed once."""
         return engine.run(
-            self.module, [(query, passage) for query, passage in pairs],
-            lambda part: self.tokens(self.layout.prefixed(part)), self.module.logits, tokenizer=self.tokenizer,
-            device=self.device, progress=progress,
+            self.module, pairwise.tuples(pairs), lambda part: self.tokens(self.layout.prefixed(part)), self.module.logits,
+            tokenizer=self.tokenizer, device=self.device, progress=progress,
         )  # fmt: skip
 
     def rank(self, query: str, passages: Sequence[str], top_k: int | None = None) -> list[tuple[int, float]]:
         """Return (position, sigmoid of the score) of the passages, best first; equal scores keep their order."""
         return pairwise.rank(self.score([(query, passage) for passage in passages]), top_k)
 
-    def tokens(self, pairs: Sequence[Pair]) -> list[Any]:
+    def tokens(self, pairs: Sequence[AnyPair]) -> list[Any]:
         """Tokenise pairs that have their prefixes, cut to the model's lengths."""
         return self.layout.tokens(self.tokenizer, pairs, self.max_len, self.query_max_len, self.passage_max_len)
 
@@ -148,7 +147,7 @@ class LlmReranker:
         """Return ``scores`` [B, G] of one step."""
         return {"scores": pairwise.scores(results, batch)}
 
-    def truncated(self, pairs: Sequence[Pair]) -> tuple[int, int]:
+    def truncated(self, pairs: Sequence[AnyPair]) -> tuple[int, int]:
         """Return how many of the pairs are cut, and the length in tokens of a pair."""
         before = self.layout.prefixed(pairs)
         whole = self.layout.tokens(self.tokenizer, before, UNCUT)

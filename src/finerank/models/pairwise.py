@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from finerank.batching.collate import micro_batches
 from finerank.batching.prompts import Tokenizer, Tokens
-from finerank.core.protocols import Pair
 from finerank.core.records import Group
 
 
@@ -22,11 +21,17 @@ def rank(logits: NDArray[np.float32], top_k: int | None) -> list[tuple[int, floa
     return [(int(position), float(scores[position])) for position in order]
 
 
-def pairs_of(group: Group, query_prefix: str = "", passage_prefix: str = "") -> list[Pair]:
-    """Return a group's pairs; the group's own prompts take the place of the prefixes."""
+def pairs_of(group: Group, query_prefix: str = "", passage_prefix: str = "") -> list[Any]:
+    """Return a group's pairs; the group's own prompts take the place of the prefixes, and of what stands at the end."""
     before_query = query_prefix if group.query_prompt is None else group.query_prompt
     before_passage = passage_prefix if group.passage_prompt is None else group.passage_prompt
-    return [(before_query + group.query, before_passage + passage) for passage in group.passages]
+    end = () if group.prompt is None else (group.prompt,)
+    return [(before_query + group.query, before_passage + passage, *end) for passage in group.passages]
+
+
+def tuples(pairs: Sequence[Any]) -> list[Any]:
+    """Return pairs, with or without a prompt of their own, as what can be told apart by its hash."""
+    return [tuple(pair) for pair in pairs]
 
 
 def step(
