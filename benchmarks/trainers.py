@@ -1,13 +1,13 @@
 """Training beside the peers on one job: quality on judged dev queries, wall time and memory; same data, several seeds.
 
     python benchmarks/trainers.py embedder|reranker --data BEIR_DIR --model M --work DIR --out FILE.json
-        [--queries 2000] [--seeds 3] [--engines finerank st fe] [--first_stage M]
+        [--queries 2000] [--seeds 3] [--engines finerank st fe] [--first_stage M] [--depth 50]
 
 Train queries of the folder are given negatives once, by finerank mine from the base model; every engine trains on that
 file, each run a fresh process, start-up included. The engines take turns within a seed. finerank runs the recipe in
 recipes/; the peers run what their documentation shows (trainer_engines.py), FlagEmbedding in the environment of
 FLAGEMBEDDING_PYTHON (README.md). All models are judged by finerank evaluate on split dev: embedders search the whole
-corpus, rerankers order the first stage's best 50. A stopped benchmark goes on.
+corpus, rerankers order the first stage's best ``--depth``. A stopped benchmark goes on.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def judge(options: argparse.Namespace, runs: list[dict[str, Any]]) -> dict[str, 
         models, more = [run["folder"] for run in runs], ("--first_stage", options.first_stage or options.model)
     finerank(
         "evaluate", "--model_name_or_path", "bm25", *models, "--data", str(options.data), "--split", "dev", "--metrics",
-        METRIC, *more, "--top_k", "50", *LENGTHS[options.family], "--embedding_cache", str(options.work / "vectors"),
+        METRIC, *more, "--top_k", str(options.depth), *LENGTHS[options.family], "--embedding_cache", str(options.work / "vectors"),
         "--output_file", str(out), "--overwrite",
     )  # fmt: skip
     results = json.loads(out.read_text())
@@ -153,6 +153,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--queries", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--depth", type=int, default=50, help="passages of the first stage that rerankers order")
     parser.add_argument("--engines", nargs="+", default=["finerank", "st", "fe"], choices=["finerank", "st", "fe"])
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

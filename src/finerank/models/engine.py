@@ -24,7 +24,7 @@ Tokenise = Callable[[Sequence[Item]], list[Tokens]]
 Forward = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 
 WINDOW = 4096
-CPU_TOKENS = 2048
+CPU_TOKENS = 1024
 CUDA_TOKENS = 65536
 
 
