@@ -57,7 +57,7 @@ class LlmLayout:
             passage_max_len: tokens of a passage; without it ``max_len``.
 
         Returns:
-            inputs whose ``kept`` says how many tokens stand before the passage's separator and after the passage.
+            inputs whose ``kept`` says how many tokens stand before the passage and after it, separators included.
         """
         (separator,) = tokenizer.plain([SEPARATOR])
         begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
@@ -68,7 +68,8 @@ class LlmLayout:
         for query, passage, end in zip(queries, passages, ends):
             head = begin + query
             room = max(max_len + len(end) - len(head), 0)
-            found.append(Tokens([*head, *(separator + passage)[:room], *end], kept=(len(head), len(end))))
+            kept = len(head) + min(len(separator), room), len(end)
+            found.append(Tokens([*head, *(separator + passage)[:room], *end], kept=kept))
         return found
 
     def _ends(self, tokenizer: Tokenizer, pairs: Sequence[AnyPair], separator: list[int]) -> list[list[int]]:

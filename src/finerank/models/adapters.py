@@ -54,7 +54,7 @@ def add_lora(
     _need_peft()
     from peft import LoraConfig
 
-    targets, excluded = _targets(transformer, options.target_modules)
+    targets, excluded = _targets(transformer, options.target_modules, whole)
     saved = [*dict.fromkeys([*whole, *options.modules_to_save])]
     config = LoraConfig(
         r=options.lora_rank, lora_alpha=options.lora_alpha, lora_dropout=options.lora_dropout, target_modules=targets,
@@ -203,8 +203,8 @@ def _untouched(transformer: Any) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, tensor
 
 
-def _targets(transformer: Any, asked: list[str]) -> tuple[list[str] | str, list[str]]:
-    """Return what gets an adapter, as peft takes it, and modules of such names that do not."""
+def _targets(transformer: Any, asked: list[str], whole: Sequence[str]) -> tuple[list[str] | str, list[str]]:
+    """Return what gets an adapter, as peft takes it, and modules of such names that do not; none in ``whole`` does."""
     if len(asked) == 1 and REGULAR_EXPRESSION & set(asked[0]):
         return asked[0], []
     if asked and asked != [EVERY_LINEAR]:
@@ -213,7 +213,8 @@ def _targets(transformer: Any, asked: list[str]) -> tuple[list[str] | str, list[
     blocks = tuple(
         f"{name}." for name, module in transformer.named_modules() if isinstance(module, torch.nn.ModuleList)
     )
-    inside = [name for name in linear if name.startswith(blocks)]
+    heads = tuple(f"{name}." for name in whole)
+    inside = [name for name in linear if name.startswith(blocks) and not name.startswith(heads)]
     ends = sorted({name.rpartition(".")[2] for name in inside})
     if not ends:
         raise UserError("this architecture has no linear layers in blocks", hint="--target_modules NAME …")

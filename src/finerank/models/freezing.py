@@ -57,13 +57,22 @@ def trained(module: torch.nn.Module) -> str | None:
 
 
 def heads_of(transformer: Any) -> list[str]:
-    """Return the modules of a scoring model that stand on its blocks, and have weights: its head, and a pooler."""
+    """Return the modules of a scoring model that stand on its blocks, and have weights: its head, and a pooler.
+
+    Of a model with a head per layer, each of them.
+    """
     backbone = getattr(transformer, transformer.base_model_prefix, None)
     if backbone is None or backbone is transformer:
         return []
-    own = [name for name, child in transformer.named_children() if child is not backbone and _weighs(child)]
+    above = [(name, child) for name, child in transformer.named_children() if child is not backbone and _weighs(child)]
+    own = [part for name, child in above for part in _members(name, child)]
     pooler = getattr(backbone, "pooler", None)
     return own + ([f"{transformer.base_model_prefix}.pooler"] if pooler is not None and _weighs(pooler) else [])
+
+
+def _members(name: str, module: torch.nn.Module) -> list[str]:
+    """Return the names of what a list holds, which peft cannot save as one, or of the module itself."""
+    return [f"{name}.{place}" for place in range(len(module))] if isinstance(module, torch.nn.ModuleList) else [name]
 
 
 def _weighs(module: torch.nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,9 +15,12 @@ from finerank.models.model_files import base_of
 
 def load_causal(
     name: str, device: torch.device, dtype: torch.dtype, cache_dir: str | None, trust_remote_code: bool,
-    peft_path: str | None,
+    peft_path: str | None, opener: Callable[..., Any] | None = None,
 ) -> tuple[Any, str]:  # fmt: skip
     """Load a causal language model; adapters (``name`` may be one) are merged in float32.
+
+    Args:
+        opener: called as ``from_pretrained`` is; without it, transformers chooses by the architecture.
 
     Returns:
         the transformers model, in evaluation mode, and the folder or hub name that its own weights come from.
@@ -29,12 +33,11 @@ def load_causal(
     source = base_of(name, cache_dir) or name
     folders = [*([name] if source != name else []), *([peft_path] if peft_path else [])]
     first = torch.float32 if folders else dtype
+    opener = opener or AutoModelForCausalLM.from_pretrained
     with adapters.opening(name, cache_dir):
         model = load_quietly(
             source,
-            lambda: AutoModelForCausalLM.from_pretrained(
-                source, dtype=first, cache_dir=cache_dir, trust_remote_code=trust_remote_code
-            ),
+            lambda: opener(source, dtype=first, cache_dir=cache_dir, trust_remote_code=trust_remote_code),
         )
     for folder in folders:
         adapters.merge_folder(model, folder, cache_dir)
