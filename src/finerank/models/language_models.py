@@ -41,7 +41,18 @@ def load_causal(
         )
     for folder in folders:
         adapters.merge_folder(model, folder, cache_dir)
-    return model.to(device=device, dtype=dtype).eval(), source
+    return placed(model, device, dtype).eval(), source
+
+
+def placed(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Move a model to its device and number format, but for modules that it keeps in float32."""
+    kept = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    if not kept:
+        return model.to(device=device, dtype=dtype)
+    for name, tensor in model.named_parameters():
+        if not kept.intersection(name.split(".")):
+            tensor.data = tensor.data.to(dtype)
+    return model.to(device)
 
 
 def load_tokenizer(name: str, cache_dir: str | None, trust_remote_code: bool, *, padding: str) -> Any:
