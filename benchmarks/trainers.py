@@ -5,7 +5,7 @@
 
 Train queries of the folder are given negatives once, by finerank mine from the base model; every engine trains on that
 file, each run a fresh process, start-up included. The engines take turns within a seed. finerank runs the recipe in
-recipes/; the peers run what their documentation shows (trainer_engines.py), FlagEmbedding in the environment of
+recipes/train/; the peers run what their documentation shows (trainer_engines.py), FlagEmbedding in the environment of
 FLAGEMBEDDING_PYTHON (README.md). All models are judged by finerank evaluate on split dev: embedders search the whole
 corpus, rerankers order the first stage's best ``--depth``. A stopped benchmark goes on.
 """
@@ -28,7 +28,7 @@ from finerank.data.judged import read_judged
 from finerank.evaluation.significance import bootstrap_interval, paired_interval, paired_randomisation
 
 HERE = Path(__file__).parent
-RECIPES = HERE.parent / "recipes"
+RECIPES = HERE.parent / "recipes" / "train"
 METRIC = "nDCG@10"
 RANKS = {"embedder": "10-100", "reranker": "1-50"}
 LENGTHS = {"embedder": ("--query_max_len", "48", "--passage_max_len", "128"), "reranker": ("--max_len", "256")}

@@ -29,6 +29,7 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "demo": Verb("finerank.stages.demo", "DemoOptions", "The whole loop on text that is on every machine."),
+    "run": Verb("finerank.stages.run", "RunOptions", "A recipe: verbs chained, each skipped when nothing has changed."),
     "check": Verb("finerank.stages.check", "CheckOptions", "Lint rows before any GPU time."),
     "convert": Verb("finerank.stages.convert", "ConvertOptions", "Rows from one format to another, either way."),
     "mine": Verb("finerank.stages.mine", "MineOptions", "Hard negatives from a ranked pool."),

@@ -17,7 +17,7 @@ from finerank import cli
 from finerank.core.command_line import parse
 from finerank.core.errors import UserError
 from finerank.core.outcomes import Outcome
-from finerank.data import subprocesses
+from finerank.data import chain
 from finerank.stages import demo
 from finerank.stages.demo import (
     DemoOptions,
@@ -73,7 +73,7 @@ def in_this_process(command: list[str], title: str) -> None:
 def test_the_whole_loop(
     options: DemoOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(subprocesses, "run_command", in_this_process)
+    monkeypatch.setattr(chain, "run_command", in_this_process)
     outcome = run(options)
     folder = Path(options.output_dir)
     shown = capsys.readouterr().err
@@ -102,7 +102,7 @@ def test_an_overwriting_demo_that_was_killed_keeps_what_it_has_redone(
             raise KeyboardInterrupt
         overwriting.append("--overwrite" in command)
 
-    monkeypatch.setattr(subprocesses, "run_command", stage)
+    monkeypatch.setattr(chain, "run_command", stage)
     monkeypatch.setattr(demo, "outcome", lambda *parts: Outcome("", {}))
     options.overwrite = True
     with pytest.raises(KeyboardInterrupt):

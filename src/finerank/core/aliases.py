@@ -33,8 +33,14 @@ ALIASES: dict[str, dict[str, str]] = {
         "lora": "use_lora",
         "merge_lora": "save_merged_lora_model",
         "lora_extra_parameters": "modules_to_save",
+        "finetune_type": "model_type",
+        "passage_instruction_format": "passage_instruction_format_for_rerank",
         "query_instruction": "query_instruction_for_retrieval",
+        "query_instruction_format": "query_instruction_format_for_rerank",
         "query_instruction_format_for_retrieval": "query_instruction_format",
+    },
+    "run": {
+        "from": "start",
     },
     "merge": {
         "with": "merge_with",

@@ -188,13 +188,12 @@ class Folder(Claim):
         if self.done or self._lock is None:
             raise ValueError(f"{self.name} is not open for writing")
         with writing(self.name):
-            files = {name: digest_file(self.path / name) for name in _listing(self.path)}
+            files = _sealed(self.path)
             for name in files:
                 sync(self.path / name)
             for place in {(self.path / name).parent for name in files} | {self.path, self.path.parent}:
                 sync(place)
-        total = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-        return self.complete({"sha256": total, "files": files}, counts, extra or {})
+        return self.complete({"sha256": _total(files), "files": files}, counts, extra or {})
 
     def reopen(self) -> None:
         """Go on with a finished folder, as if its run had not ended yet.
@@ -249,6 +248,20 @@ class Folder(Claim):
         for entry in self.work.iterdir():
             if entry.name != "lock" and (finished or entry.name != OLD):
                 remove(entry)
+
+
+def digest_output(path: str | Path) -> str:
+    """Return the hex sha256 of an output as its manifest has it: of a folder without what others may add later."""
+    place = Path(path)
+    return _total(_sealed(place)) if place.is_dir() else digest_file(place)
+
+
+def _sealed(folder: Path) -> dict[str, str]:
+    return {name: digest_file(folder / name) for name in _listing(folder)}
+
+
+def _total(files: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _listing(folder: Path) -> list[str]:

@@ -8,7 +8,6 @@ process; the files it leaves are what the next one reads. Each resumes by itself
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,8 +133,9 @@ def run(options: DemoOptions) -> Outcome:
     Raises:
         UserError: if there is nothing to read, or a stage ends with an error (it has said which).
     """
+    from finerank.data.chain import run_stage
     from finerank.data.console import clock, say
-    from finerank.data.subprocesses import peak_memory, run_command
+    from finerank.data.subprocesses import peak_memory
 
     started = time.monotonic()
     folder = Path(options.output_dir)
@@ -145,11 +145,8 @@ def run(options: DemoOptions) -> Outcome:
     redone = Redone.open(options, folder, model)
     for number, stage in enumerate(steps, start=2):
         words = redone.words(stage)
-        say(f"\n── stage {number} of {len(steps) + 1}: {stage.title}\n$ finerank {shown(words)}")
-        begun = time.monotonic()
-        run_command([sys.executable, "-m", "finerank", *words], stage.title)
+        run_stage(stage.title, words, number, len(steps) + 1)
         redone.add(stage)
-        say(f"── stage {number} took {clock(time.monotonic() - begun)}")
     redone.close()
     memory = peak_memory()
     say(f"\nall {len(steps) + 1} stages: {clock(time.monotonic() - started)}, peak memory {memory / 2**30:.1f} GiB")
