@@ -16,10 +16,14 @@ TOLERANCE = 1e-4
 
 
 def plainly(folder: str, pairs: list[tuple[str, str]]) -> np.ndarray:
-    """Score pair by pair, with transformers alone."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """Score pair by pair, with transformers alone.
 
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    AutoTokenizer would build Qwen's byte-level rules anew over this vocabulary, whatever tokenizer.json says.
+    """
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     found = []
     for query, passage in pairs:
         parts = [f"A: {query}", "\n", f"B: {passage}", "\n", ANSWER_PROMPT]

@@ -10,7 +10,7 @@ import torch
 from finerank.core.errors import UserError
 from finerank.models import adapters
 from finerank.models.load import load_quietly
-from finerank.models.model_files import base_of
+from finerank.models.model_files import base_of, model_file
 
 
 def load_causal(
@@ -62,10 +62,29 @@ def load_tokenizer(name: str, cache_dir: str | None, trust_remote_code: bool, *,
     tokenizer = load_quietly(
         name, lambda: AutoTokenizer.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
     )
+    _as_saved(tokenizer, name, cache_dir)
     tokenizer.padding_side = padding
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
+
+
+def _as_saved(tokenizer: Any, name: str, cache_dir: str | None) -> None:
+    """Give a tokenizer back the rules of its own file; transformers 5 builds them anew from the vocabulary.
+
+    Llama's then drops leading spaces, which the published rerankers were trained with.
+    """
+    from tokenizers import Tokenizer as Rust
+
+    path = model_file(name, "tokenizer.json", cache_dir)
+    rebuilt = getattr(tokenizer, "backend_tokenizer", None)
+    if path is None or rebuilt is None:
+        return
+    saved = Rust.from_file(str(path))
+    if saved.get_vocab() == rebuilt.get_vocab():
+        if rebuilt.post_processor is not None:
+            saved.post_processor = rebuilt.post_processor
+        tokenizer._tokenizer = saved
 
 
 def token_id(tokenizer: Any, word: str, name: str) -> int:
