@@ -13,7 +13,8 @@ from finerank.core.errors import UsageError
 from finerank.core.runs import Qrels, Run
 from finerank.evaluation import report_html
 from finerank.evaluation.charts import SIDE, scatter
-from finerank.evaluation.report import Report, build_report, choose_samples, headline, report_data, report_text, text_of
+from finerank.evaluation.report import Report, build_report, choose_samples, headline, report_data
+from finerank.evaluation.report_text import report_text, text_of
 
 HOSTILE = [
     "</script><script>alert(1)</script>", '<img src=x onerror="alert(1)">', "a & b < c > d \" ' `", "</style></title>",
@@ -53,6 +54,15 @@ def test_figures_tests_and_sentence_agree() -> None:
     assert report.comparisons[2].p > 0.05
     assert "p < 0.001" in headline(report)
     assert "over base" in headline(report)
+
+
+def test_what_was_not_shown_is_said_with_what_could_have_been() -> None:
+    report = sample_report(comparisons=[("tuned", "twin")])
+    twin = report.comparisons[2]
+    assert f"60 queries show one of {twin.detectable:.3f} nDCG@10 or more" in report_text(report)
+    assert f"{twin.detectable:.3f} nDCG@10" in report_html.render(report)
+    clear = sample_report()
+    assert "4 of 5" not in report_text(clear) + report_html.render(clear)
 
 
 def test_sentences_for_no_gain_and_for_one_arm() -> None:

@@ -18,6 +18,7 @@ from finerank.evaluation.significance import (
     paired_randomisation,
     paired_randomisations,
     random_generator,
+    smallest_detectable,
 )
 
 
@@ -125,3 +126,13 @@ def test_many_samples_cost_one_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     bootstrap_intervals(values, resamples=50)
     paired_randomisations(list(zip(values[:3], values[3:])), resamples=50)
     assert asked == ["bootstrap", "randomisation"]
+
+
+def test_what_so_many_queries_can_show() -> None:
+    """Half of the true differences of that size would go unseen at 1.96 standard errors; at 2.8, one in five."""
+    rng = np.random.default_rng(3)
+    size = smallest_detectable(rng.normal(0.0, 0.3, 200))
+    found = [paired_randomisation(rng.normal(size, 0.3, 200), np.zeros(200), resamples=500) < 0.05 for _ in range(300)]
+    assert 0.72 <= np.mean(found) <= 0.88
+    assert smallest_detectable([0.5]) == 0.0
+    assert smallest_detectable([0.5, 0.5]) == 0.0

@@ -20,6 +20,7 @@ from finerank.evaluation.significance import (
     bootstrap_intervals,
     holm,
     paired_randomisations,
+    smallest_detectable,
 )
 
 DEFAULT_METRICS = ("nDCG@10", "MRR@10", "Recall@100")
@@ -47,7 +48,12 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``arm`` minus ``against`` in one metric; ``p`` is Holm-corrected over the comparisons in that metric."""
+    """``arm`` minus ``against`` in one metric.
+
+    Attributes:
+        p: Holm-corrected over the comparisons in that metric.
+        detectable: the smallest difference that so many queries would show in 4 of 5 such comparisons.
+    """
 
     arm: str
     against: str
@@ -57,6 +63,7 @@ class Comparison:
     wins: int
     ties: int
     losses: int
+    detectable: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -219,41 +226,13 @@ def report_data(report: Report) -> dict[str, Any]:
                 "arm": test.arm, "against": test.against, "metric": test.metric,
                 "difference": test.difference._asdict(), "p_holm": test.p,
                 "wins": test.wins, "ties": test.ties, "losses": test.losses,
+                "smallest_detectable": round(test.detectable, 6),
             }
             for test in report.comparisons
         ],
         "notes": report.notes,
         "per_query": {arm.name: arm.values for arm in report.arms},
     }  # fmt: skip
-
-
-def report_text(report: Report) -> str:
-    """Return the tables that stdout shows."""
-    return text_of(report_data(report))
-
-
-def text_of(data: Mapping[str, Any]) -> str:
-    """Render what ``report_data`` gave, also when it comes back from a file."""
-    from finerank.data.console import table
-
-    metrics = data["metrics"]
-    rows = [[arm["name"], *(_cell(arm["metrics"][metric]) for metric in metrics)] for arm in data["arms"]]
-    parts = [data["headline"], "", table(["mean [95 % interval]", *metrics], rows)]
-    overall = list(data["arms"][0]["overall"])
-    if overall:
-        rows = [[arm["name"], *(_cell(arm["overall"][name]) for name in overall)] for arm in data["arms"]]
-        parts += ["", table(["over all pairs", *overall], rows)]
-    tests = [
-        [
-            f"{test['arm']} - {test['against']}", test["metric"], signed(Interval(**test["difference"])),
-            p_text(test["p_holm"]), f"{test['wins']}/{test['ties']}/{test['losses']}",
-        ]
-        for test in data["comparisons"]
-        if test["metric"] == metrics[0]
-    ]  # fmt: skip
-    if tests:
-        parts += ["", table(["difference", "metric", "mean [95 % interval]", "p (Holm)", "win/tie/loss"], tests)]
-    return "\n".join([*parts, *(["", *(f"note: {note}" for note in data["notes"])] if data["notes"] else [])])
 
 
 def signed(value: Interval) -> str:
@@ -264,10 +243,6 @@ def signed(value: Interval) -> str:
 def p_text(p: float) -> str:
     """Write a p-value; below 0.001 no digits are claimed."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def _cell(value: Mapping[str, float]) -> str:
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def _pairs(arms: list[str], baseline: str, more: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -302,7 +277,17 @@ def _compare(
         p for start in range(0, len(places), len(pairs) or 1) for p in holm(p_values[start : start + len(pairs)])
     ]
     return [
-        Comparison(arm, against, metric, difference, p, int((a > b).sum()), int((a == b).sum()), int((a < b).sum()))
+        Comparison(
+            arm,
+            against,
+            metric,
+            difference,
+            p,
+            int((a > b).sum()),
+            int((a == b).sum()),
+            int((a < b).sum()),
+            smallest_detectable(a - b),
+        )
         for (metric, arm, against), (a, b), difference, p in zip(places, samples, differences, corrected)
     ]
 

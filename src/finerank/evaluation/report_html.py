@@ -18,8 +18,10 @@ from finerank.evaluation.report import (
     Shown,
     headline,
     p_text,
+    report_data,
     signed,
 )
+from finerank.evaluation.report_text import power_in_words
 
 SNIPPET = 700
 LABEL = 34
@@ -107,7 +109,9 @@ def _tests(report: Report) -> str:
     first = [test for test in report.comparisons if test.metric == report.headline_metric]
     rest = [test for test in report.comparisons if test.metric != report.headline_metric]
     more = f'<details class="more"><summary>The other metrics</summary>{_test_table(rest)}</details>' if rest else ""
-    return f"<section><h2>Differences and tests</h2>{_test_table(first)}{more}</section>"
+    power = power_in_words(report_data(report))
+    said = f"<p>{escape(power[0].upper() + power[1:])}.</p>" if power else ""
+    return f"<section><h2>Differences and tests</h2>{_test_table(first)}{said}{more}</section>"
 
 
 def _test_table(tests: Iterable[Comparison]) -> str:
