@@ -288,7 +288,7 @@ def outcome(folder: Path, data: FunctionSearch, facts: dict[str, Any]) -> Outcom
     import json
 
     from finerank.data.outputs import write_atomic
-    from finerank.evaluation.report import text_of
+    from finerank.evaluation.report_text import text_of
 
     results = json.loads((folder / "results.json").read_bytes())
     candidates = candidate_lines(folder, data)
