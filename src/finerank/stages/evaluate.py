@@ -288,7 +288,8 @@ def _write(options: EvaluateOptions, claims: Claims, report: Report, arms: Arms,
     """Write what is not done yet; the result lands last, so that a done result has its page and runs."""
     from finerank.data.console import say
     from finerank.evaluation import report_html
-    from finerank.evaluation.report import report_data, report_text
+    from finerank.evaluation.report import report_data
+    from finerank.evaluation.report_text import report_text
 
     counts = {"queries": report.query_count, "arms": len(report.arms)}
     outcome = Outcome(report_text(report), report_data(report) | extra)
@@ -335,7 +336,7 @@ def _stored(path: str) -> Outcome:
     import orjson
 
     from finerank.data.console import say
-    from finerank.evaluation.report import text_of
+    from finerank.evaluation.report_text import text_of
 
     say(f"{path} is done already; --overwrite evaluates again")
     data = orjson.loads(Path(path).read_bytes())
