@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal
 
+from finerank.core.diverse_options import DiverseOptions
 from finerank.core.errors import UsageError
 from finerank.core.model_options import EncoderOptions
 from finerank.core.options import ignored, option, parse_range
@@ -19,7 +20,7 @@ NEED_RERANKER = ("max_negative_score", "reranker_margin", "max_reranker_ratio", 
 
 
 @dataclass(kw_only=True)
-class MineOptions(EncoderOptions):
+class MineOptions(EncoderOptions, DiverseOptions):
     """Options of ``finerank mine``."""
 
     model_name_or_path: str | None = option(
@@ -153,6 +154,7 @@ class MineOptions(EncoderOptions):
         self._check_ranges()
         self._check_retriever()
         self._check_reranker()
+        self.check_diverse(embedder=self.model_name_or_path is not None, sampling=self.sampling)
         if self.report is not None:
             self._check_report(self.report)
 

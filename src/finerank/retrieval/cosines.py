@@ -52,6 +52,14 @@ class Cosines(Protocol):
         """Return the cosines of passages of the pool."""
         ...
 
+    def vectors_of(self, texts: Sequence[str]) -> Vectors:
+        """Return the vectors [n, D] of a row's own passages."""
+        ...
+
+    def vectors_at(self, positions: Positions) -> Vectors:
+        """Return the vectors [n, D] of passages of the pool."""
+        ...
+
 
 class NoCosines:
     """Stands in where there is no embedder."""
@@ -67,6 +75,12 @@ class NoCosines:
 
     def at(self, query: str, positions: Positions) -> list[float]:
         return []
+
+    def vectors_of(self, texts: Sequence[str]) -> Vectors:
+        return np.empty((len(texts), 0), dtype=np.float32)
+
+    def vectors_at(self, positions: Positions) -> Vectors:
+        return np.empty((len(positions), 0), dtype=np.float32)
 
 
 class PoolCosines:
@@ -102,13 +116,18 @@ class PoolCosines:
         """Everything is ready."""
 
     def own(self, query: str, texts: Sequence[str]) -> list[float]:
-        passages = [self._passage(self._places[text]) for text in texts]
-        return rounded(exact_scores(self.query(query), np.stack(passages), cosine=True)) if passages else []
+        return rounded(exact_scores(self.query(query), self.vectors_of(texts), cosine=True)) if texts else []
 
     def at(self, query: str, positions: Positions) -> list[float]:
-        found = self.vectors[positions]
+        return rounded(exact_scores(self.query(query), self.vectors_at(positions), cosine=True))
+
+    def vectors_of(self, texts: Sequence[str]) -> Vectors:
+        return np.stack([self._passage(self._places[text]) for text in texts])
+
+    def vectors_at(self, positions: Positions) -> Vectors:
+        found: Vectors = self.vectors[positions]
         release(self.vectors)
-        return rounded(exact_scores(self.query(query), found, cosine=True))
+        return found
 
     def query(self, text: str) -> Vectors:
         """Return the vector [D] of a row's query."""
@@ -158,16 +177,23 @@ class CandidateCosines:
         self._parts.append((new, _encode(self.encoder, texts, "passage", self.cache, self.meter)))
 
     def own(self, query: str, texts: Sequence[str]) -> list[float]:
-        return self._to(query, self._text_vectors[[self._texts[text] for text in texts]])
+        return self._to(query, self.vectors_of(texts))
 
     def at(self, query: str, positions: Positions) -> list[float]:
+        return self._to(query, self.vectors_at(positions))
+
+    def vectors_of(self, texts: Sequence[str]) -> Vectors:
+        found: Vectors = self._text_vectors[[self._texts[text] for text in texts]]
+        return found
+
+    def vectors_at(self, positions: Positions) -> Vectors:
         vectors = np.empty((len(positions), self.encoder.dimension), dtype=np.float32)
         for known, part in self._parts:  # each sorted; a position stands in one of them
             if len(known):
                 places = np.minimum(np.searchsorted(known, positions), len(known) - 1)
                 found = known[places] == positions
                 vectors[found] = part[places[found]]
-        return self._to(query, vectors)
+        return vectors
 
     def _to(self, query: str, vectors: Vectors) -> list[float]:
         return rounded(exact_scores(self._query_vectors[self._queries[query]], vectors, cosine=True))

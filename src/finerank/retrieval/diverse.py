@@ -121,9 +121,10 @@ def diversify(relevance: Vectors, vectors: Vectors, source: Vectors | None, k: i
     Args:
         relevance: cosines to the query [n], best first.
         vectors: the pool's vectors [n, D].
+        source: [D], or several [S, D], of which the one most like a passage counts.
     """
     unit = _unit(vectors)
-    to_source = None if source is None else _rounded(unit @ _unit(source))
+    to_source = None if source is None else _rounded(unit @ _unit(np.atleast_2d(source)).T).max(axis=-1)
     return pick(relevance, to_source, _rounded(unit @ unit.T), k, given)
 
 

@@ -11,14 +11,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from finerank.core.protocols import Encoder, Pair, Scorer
 from finerank.core.records import Row
 from finerank.core.seeding import stream
 from finerank.retrieval.cosines import CandidateCosines, Cosines, Meter, NoCosines, PoolCosines, numbered
 from finerank.retrieval.dense import QUERY_BLOCK
+from finerank.retrieval.diverse import Weights, diversify
 from finerank.retrieval.false_negatives import Bounds, Judgement, Picked, Request, judge, score_pairs
 from finerank.retrieval.hybrid import RRF_K
-from finerank.retrieval.negatives import Known, Proposal, Ranking, Rules, Selection, identity, keep, propose, settle
+from finerank.retrieval.negatives import Known, Prefer, Proposal, Ranking, Rules, Selection, identity, keep, propose, settle
 from finerank.retrieval.rankers import BM25, DENSE, Ranker, make_ranker
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ class Setup:
         index: kind of a faiss index to search instead of comparing every vector, or None.
         segmenter: how BM25 cuts Chinese (``retrieval.segment``), resolved.
         rrf_k: constant of the fusion.
+        diverse: choose among the candidates by the diverse retriever; None by ``rules.sampling``.
         scorer, bounds: a reranker and what it says of false negatives.
     """
 
@@ -55,6 +59,7 @@ class Setup:
     index: Kind | None = None
     segmenter: str = "bigrams"
     rrf_k: float = RRF_K
+    diverse: Weights | None = None
     scorer: Scorer | None = None
     bounds: Bounds = field(default_factory=Bounds)
 
@@ -175,13 +180,30 @@ class Miner:
         proposals = {}
         for index, ranking in rankings.items():
             rng = stream(self.setup.seed, "mine", index)
-            proposals[index] = propose(ranking, self.identities, own[index].known, rules, rng, judged=judged)
+            prefer = self._prefer(index, ranking)
+            proposals[index] = propose(
+                ranking, self.identities, own[index].known, rules, rng, judged=judged, prefer=prefer
+            )
         judgements = self._judge(rankings, proposals, scores)
         found = {}
         for index, ranking in rankings.items():
             selection = settle(proposals[index], ranking, rules, len(self.pool), judgements.get(index))
             found[index] = self._mined(index, own[index], ranking, selection)
         return found
+
+    def _prefer(self, index: int, ranking: Ranking) -> Prefer | None:
+        """Return what chooses among a row's candidates, its positives being the source; None for its stream."""
+        given, row = self.setup.diverse, self.rows[index]
+        if given is None:
+            return None
+
+        def prefer(survivors: Sequence[int], number: int) -> list[int]:
+            relevance = np.array([ranking.similarities[rank] for rank in survivors], dtype=np.float32)
+            vectors = self.cosines.vectors_at(np.array([ranking.positions[rank] for rank in survivors], dtype=np.int64))
+            places, _ = diversify(relevance, vectors, self.cosines.vectors_of(row.positives), number, given)
+            return [survivors[place] for place in places.tolist()]
+
+        return prefer
 
     def _judge(
         self, rankings: dict[int, Ranking], proposals: dict[int, Proposal], scores: Scores

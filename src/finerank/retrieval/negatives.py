@@ -12,7 +12,7 @@ import hashlib
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -20,6 +20,8 @@ from finerank.data.text import normal_form
 from finerank.retrieval.false_negatives import Judgement, asking_order
 
 Sampling = Literal["random", "top"]
+Prefer = Callable[[Sequence[int], int], list[int]]
+"""Survivors (ranks, best first) and a number -> so many of them, in the order of preference."""
 
 OWN_POSITIVE = "own_positive"
 SAME_QUERY_POSITIVE = "positive_of_same_query"
@@ -171,20 +173,24 @@ def identity(text: str) -> int:
 
 
 def propose(
-    ranking: Ranking, identities: Identities, known: Known, rules: Rules, rng: random.Random, *, judged: bool = False
-) -> Proposal:
+    ranking: Ranking, identities: Identities, known: Known, rules: Rules, rng: random.Random, *, judged: bool = False,
+    prefer: Prefer | None = None,
+) -> Proposal:  # fmt: skip
     """Say which candidates to take, in which order; with ``judged`` also those that come next if some are refused.
 
     Args:
         ranking: the best ``k`` of the pool; ``k`` ≥ ``rules.stop`` unless the pool is smaller.
         rng: the row's own stream; used only when there are more survivors than wanted.
+        prefer: chooses among the survivors instead of ``rules.sampling``.
     """
     seen = set(known.kept)
     inside = range(rules.start, max(rules.start, min(rules.stop, ranking.end)))
     survivors, dropped = _filter(inside, ranking, identities, known, rules, seen)
     wanted = max(0, rules.number - len(known.kept))
-    order = asking_order if judged else _sample
-    chosen = order(survivors, wanted, rules.sampling, rng)
+    if prefer is not None:
+        chosen = prefer(survivors, len(survivors)) if judged else sorted(prefer(survivors, wanted))
+    else:
+        chosen = (asking_order if judged else _sample)(survivors, wanted, rules.sampling, rng)
     if rules.pad and (judged or len(chosen) < wanted):
         below = range(min(rules.stop, ranking.end), len(ranking.positions))
         enough = None if judged else wanted - len(chosen)

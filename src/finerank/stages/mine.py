@@ -154,6 +154,7 @@ def _mine(options: MineOptions, task: Task, output: Output) -> dict[str, Any]:
 
 
 def _setup(options: MineOptions, task: Task) -> Setup:
+    from finerank.retrieval.diverse import weights
     from finerank.retrieval.false_negatives import Bounds
     from finerank.retrieval.mining import Setup
     from finerank.retrieval.vectors import cache_folder
@@ -170,6 +171,7 @@ def _setup(options: MineOptions, task: Task) -> Setup:
         index=options.index,
         segmenter=task.segmenter,
         rrf_k=options.rrf_k,
+        diverse=weights(options.lambda1, options.lambda2, options.lambda3) if options.diverse else None,
         scorer=task.scorer,
         bounds=Bounds(
             max_score=options.max_negative_score,
@@ -297,6 +299,8 @@ def _banner(options: MineOptions, task: Task) -> None:
     if task.segmenter:
         facts["Chinese cut into"] = described(task.segmenter, options.segmenter)
     facts["range"] = f"{options.range_for_sampling} of each ranking, {options.negative_number} negatives a row"
+    if options.diverse:
+        facts["chosen by"] = f"diversity, λ {options.lambda1:g} {options.lambda2:g} {options.lambda3:g}"
     if task.scorer is not None:
         facts["false negatives"] = f"{options.false_negatives}, by {options.reranker_name_or_path}"
     if task.encoder is not None:
