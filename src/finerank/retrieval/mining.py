@@ -21,7 +21,18 @@ from finerank.retrieval.dense import QUERY_BLOCK
 from finerank.retrieval.diverse import Weights, diversify
 from finerank.retrieval.false_negatives import Bounds, Judgement, Picked, Request, judge, score_pairs
 from finerank.retrieval.hybrid import RRF_K
-from finerank.retrieval.negatives import Known, Prefer, Proposal, Ranking, Rules, Selection, identity, keep, propose, settle
+from finerank.retrieval.negatives import (
+    Known,
+    Prefer,
+    Proposal,
+    Ranking,
+    Rules,
+    Selection,
+    identity,
+    keep,
+    propose,
+    settle,
+)
 from finerank.retrieval.rankers import BM25, DENSE, Ranker, make_ranker
 
 if TYPE_CHECKING:
