@@ -12,7 +12,7 @@ from finerank.core.data_sets import BOTH_SIDES_ALIKE, Kind
 from finerank.core.records import Row
 
 Prompts: TypeAlias = Callable[[Row, Kind], Mapping[str, Any]]
-"""A row and its kind -> fields of its Group: ``query_prompt``, ``passage_prompt``, ``alike``."""
+"""A row and its kind -> fields of its Group: ``query_prompt``, ``passage_prompt``, ``prompt``, ``alike``."""
 
 
 def no_prompts(row: Row, kind: Kind) -> Mapping[str, Any]:
@@ -36,11 +36,12 @@ def embedder_prompts(row: Row, kind: Kind, template: str = "{}{}") -> Mapping[st
 
 
 def pair_prompts(row: Row, kind: Kind, layout: PairLayout) -> Mapping[str, Any]:
-    """Put before both texts what ``finerank score`` puts before them, by the same layout; else the model's own."""
+    """Put around both texts what ``finerank score`` puts there, by the same layout; else the model's own."""
     query, passage = layout.prompts(row)
     return {
         "query_prompt": query if layout.query_instruction else None,
         "passage_prompt": passage if layout.passage_instruction else None,
+        "prompt": layout.prompt(row),
     }
 
 

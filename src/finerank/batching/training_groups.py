@@ -13,14 +13,19 @@ from finerank.core.train_options import EmbedderOptions, RerankerOptions, TrainO
 from finerank.data.console import say
 
 
-def groups_of(options: TrainOptions, rows: Sequence[Row]) -> GroupMaker:
+def groups_of(options: TrainOptions, rows: Sequence[Row], *, prompt_last: bool = False) -> GroupMaker:
     """Return what makes the groups of a run.
+
+    Args:
+        prompt_last: whether a row's ``prompt`` is what a language model reads behind its pairs.
 
     Raises:
         DataError: for rows for which nothing in the data can serve as a negative.
         UserError: for an instruction format without its two places.
     """
-    return _embedder(options, rows) if isinstance(options, EmbedderOptions) else _reranker(options, rows)
+    if isinstance(options, EmbedderOptions):
+        return _embedder(options, rows)
+    return _reranker(options, rows, prompt_last)
 
 
 def _embedder(options: EmbedderOptions, rows: Sequence[Row]) -> GroupMaker:
@@ -48,19 +53,17 @@ MEANINGS = {
 """What a row's type does to its group."""
 
 
-def _reranker(options: TrainOptions, rows: Sequence[Row]) -> GroupMaker:
+def _reranker(options: TrainOptions, rows: Sequence[Row], prompt_last: bool) -> GroupMaker:
     assert isinstance(options, RerankerOptions)
-    layout = PairLayout(
-        options.query_instruction_for_rerank, options.query_instruction_format,
-        options.passage_instruction_for_rerank, options.passage_instruction_format,
-    )  # fmt: skip
+    layout = PairLayout.of(options, prompt_last=prompt_last)
     groups = GroupMaker(
         rows, options.train_group_size, options.seed, shuffle_ratio=options.shuffle_ratio,
         apart=options.same_dataset_within_batch, prompts=partial(pair_prompts, layout=layout),
     )  # fmt: skip
     if groups.prompted() and not (layout.query_instruction or layout.passage_instruction):
+        read = "but prompt, which stands behind the pair, " if prompt_last else ""
         say(
-            f"note: the instructions of {groups.prompted():,} rows are not read: they take the place of "
+            f"note: the instructions of {groups.prompted():,} rows {read}are not read: they take the place of "
             "--query_instruction_for_rerank and --passage_instruction_for_rerank"
         )
     return groups

@@ -1,7 +1,8 @@
 """Every foreign spelling of an option, in one table: verb -> what people type -> what it is called here.
 
-``"*"`` holds for all verbs; a verb's own entry wins. Only names that the verb declares are mapped, so one line can
-serve several verbs. Spellings come from FlagEmbedding 1.2.9 to 1.4, transformers 4 and the seeds.
+``"*"`` holds for all verbs, ``train`` for both families; a verb's own entry wins. Only names that the verb declares are
+mapped, so one line can serve several verbs. Spellings come from FlagEmbedding 1.2.9 to 1.4, transformers 4 and the
+seeds.
 """
 
 from __future__ import annotations
@@ -33,11 +34,15 @@ ALIASES: dict[str, dict[str, str]] = {
         "lora": "use_lora",
         "merge_lora": "save_merged_lora_model",
         "lora_extra_parameters": "modules_to_save",
-        "finetune_type": "model_type",
-        "passage_instruction_format": "passage_instruction_format_for_rerank",
+    },
+    "train embedder": {
         "query_instruction": "query_instruction_for_retrieval",
-        "query_instruction_format": "query_instruction_format_for_rerank",
         "query_instruction_format_for_retrieval": "query_instruction_format",
+    },
+    "train reranker": {
+        "finetune_type": "model_type",
+        "query_instruction_format": "query_instruction_format_for_rerank",
+        "passage_instruction_format": "passage_instruction_format_for_rerank",
     },
     "run": {
         "from": "start",
@@ -111,4 +116,4 @@ SHORT_FLAGS = frozenset({"m", "d", "sd", "o"})
 
 def aliases_for(verb: str) -> dict[str, str]:
     """Return alias -> canonical name for one verb."""
-    return ALIASES["*"] | ALIASES.get(verb.split()[0], {})
+    return ALIASES["*"] | ALIASES.get(verb.split()[0], {}) | ALIASES.get(verb, {})

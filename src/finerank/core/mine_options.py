@@ -10,17 +10,21 @@ from finerank.core.diverse_options import DiverseOptions
 from finerank.core.errors import UsageError
 from finerank.core.model_options import EncoderOptions
 from finerank.core.options import ignored, option, parse_range
+from finerank.core.reranker_options import RERANKER_READS, RerankerModelOptions
 from finerank.core.row_options import split_option, sub_data_name_option
 from finerank.core.seeding import DEFAULT_SEED
 
 REPORTS = (".html", ".json", ".md")
 MOST_SUSPECTS = 100
 NEED_COSINES = ("similarity_range", "max_positive_ratio", "margin")
-NEED_RERANKER = ("max_negative_score", "reranker_margin", "max_reranker_ratio", "relabel_from", "reranker_max_length")
+NEED_RERANKER = (
+    "max_negative_score", "reranker_margin", "max_reranker_ratio", "relabel_from", "reranker_max_length",
+    *RERANKER_READS, "reranker_peft_path",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)
-class MineOptions(EncoderOptions, DiverseOptions):
+class MineOptions(RerankerModelOptions, EncoderOptions, DiverseOptions):
     """Options of ``finerank mine``."""
 
     model_name_or_path: str | None = option(
@@ -201,7 +205,7 @@ class MineOptions(EncoderOptions, DiverseOptions):
 
     def _check_reranker(self) -> None:
         if self.reranker_name_or_path is None:
-            given = next((name for name in NEED_RERANKER if getattr(self, name) is not None), None)
+            given = next((name for name in NEED_RERANKER if getattr(self, name) not in (None, [])), None)
             given = given or ("false_negatives" if self.false_negatives == "relabel" else None)
             if given is not None:
                 raise UsageError(f"--{given} needs --reranker_name_or_path", hint="--reranker_name_or_path RERANKER")

@@ -36,21 +36,3 @@ class MixOptions:
         ge=0,
         le=1,
     )
-
-
-@dataclass(kw_only=True)
-class RerankInstructions:
-    """What a reranker reads before the two texts of a pair in training, as FlagEmbedding names it."""
-
-    query_instruction_for_rerank: str | None = option(
-        None,
-        "put before each query; a row's query_prompt takes its place. Give finerank score the same",
-        metavar="TEXT",
-    )
-    query_instruction_format: str = option(
-        "{}{}", "how that instruction (first {}) and the query (second {}) are joined"
-    )
-    passage_instruction_for_rerank: str | None = option(
-        None, "put before each passage; a row's passage_prompt takes its place", metavar="TEXT"
-    )
-    passage_instruction_format: str = option("{}{}", "how that instruction and the passage are joined")

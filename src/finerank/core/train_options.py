@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from finerank.core.adapter_options import AdapterOptions
-from finerank.core.mix_options import MixOptions, RerankInstructions
+from finerank.core.mix_options import MixOptions
 from finerank.core.model_options import ModelOptions
 from finerank.core.options import option
 from finerank.core.parallel_options import ParallelOptions
+from finerank.core.reranker_options import PairOptions
 from finerank.core.row_options import split_option, sub_data_name_option
 from finerank.core.seeding import DEFAULT_SEED
 from finerank.core.watch_options import WatchOptions
@@ -187,7 +188,7 @@ class EmbedderOptions(TrainOptions):
 
 
 @dataclass(kw_only=True)
-class RerankerOptions(RerankInstructions, TrainOptions):
+class RerankerOptions(PairOptions, TrainOptions):
     """Options of ``finerank train reranker``."""
 
     model_name_or_path: str = option(

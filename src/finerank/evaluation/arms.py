@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,11 @@ from finerank.retrieval.dense import DenseRetriever
 
 @dataclass(frozen=True)
 class ArmOptions:
-    """How arms are made; ``weight`` None chooses it, ``encoder`` and ``scorer`` are arguments of the loaders."""
+    """How arms are made; ``weight`` None chooses it.
+
+    Attributes:
+        encoder, scorer: arguments of the loaders, a reranker's by its name.
+    """
 
     top_k: int = 100
     fusion: str = "none"
@@ -34,7 +38,7 @@ class ArmOptions:
     metric: str = "nDCG@10"
     cache: Path | None = None
     encoder: dict[str, Any] = field(default_factory=dict)
-    scorer: dict[str, Any] = field(default_factory=dict)
+    scorer: Callable[[str], Mapping[str, Any]] = lambda name: {}
 
 
 @dataclass(frozen=True)
@@ -208,5 +212,5 @@ def _load(path: str, kind: Kind | None, options: ArmOptions) -> Any:
     from finerank.models.load import load_encoder, load_scorer
 
     if kind == "reranker":
-        return load_scorer(path, **options.scorer)
+        return load_scorer(path, **options.scorer(path))
     return load_encoder(path, **options.encoder)

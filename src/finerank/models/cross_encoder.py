@@ -57,13 +57,15 @@ class CrossEncoder:
 
     def __init__(
         self, model: StCrossEncoder, name: str, device: torch.device, max_len: int,
-        query_max_len: int | None = None, passage_max_len: int | None = None,
+        query_max_len: int | None = None, passage_max_len: int | None = None, query_prefix: str = "",
+        passage_prefix: str = "",
     ) -> None:  # fmt: skip
         self.name = name
         self.device = device
         self.max_len = max_len
         self.query_max_len = query_max_len
         self.passage_max_len = passage_max_len
+        self.query_prefix, self.passage_prefix = query_prefix, passage_prefix
         self.tokens_per_forward = TRAINING_TOKENS
         self.texts_per_forward: int | None = None
         self.module = ScoringModule(model)
@@ -74,13 +76,15 @@ class CrossEncoder:
     @classmethod
     def load(
         cls, name: str, *, device: torch.device, dtype: torch.dtype, max_len: int | None = None,
-        query_max_len: int | None = None, passage_max_len: int | None = None, new_head: bool = False,
-        seed: int = DEFAULT_SEED, cache_dir: str | None = None, trust_remote_code: bool = False,
-        peft_path: str | None = None,
+        query_max_len: int | None = None, passage_max_len: int | None = None, query_prefix: str | None = None,
+        passage_prefix: str | None = None, new_head: bool = False, seed: int = DEFAULT_SEED,
+        cache_dir: str | None = None, trust_remote_code: bool = False, peft_path: str | None = None,
     ) -> CrossEncoder:  # fmt: skip
         """Load a folder or a hub name; an adapter is merged into its base.
 
         Args:
+            query_prefix, passage_prefix: stand before the texts; None means what the model was tuned with, else
+                nothing.
             new_head: give a model without a scoring head a new one (for training), drawn from ``seed``.
             peft_path: an adapter for this model.
 
@@ -115,7 +119,11 @@ class CrossEncoder:
             query_max_len, passage_max_len = stored.get("query_max_len"), stored.get("passage_max_len")
         _half_backbone(transformer, dtype)
         model.eval()
-        return cls(model, name, device, length, query_max_len, passage_max_len)
+        before = (
+            stored.get(side, "") if given is None else given
+            for side, given in (("query_prefix", query_prefix), ("passage_prefix", passage_prefix))
+        )
+        return cls(model, name, device, length, query_max_len, passage_max_len, *before)
 
     @property
     def model(self) -> StCrossEncoder:
@@ -136,33 +144,35 @@ class CrossEncoder:
     def fingerprint(self) -> str:
         """Digest of all that decides a score."""
         if not self._fingerprint:
-            recipe = f"{self.max_len}\x00{self.query_max_len}\x00{self.passage_max_len}\x00{self.device.type}"
+            recipe = json.dumps([self.settings(), self.device.type])
             self._fingerprint = weights_digest(self.module, self.model[0].model.config, recipe, self.tokenizer.state)
         return self._fingerprint
 
     def score(self, pairs: Sequence[Pair], progress: Progress | None = None) -> NDArray[np.float32]:
         """Return logits [N] in the order of ``pairs``; each distinct pair is computed once."""
         return engine.run(
-            self.module,
-            [(query, passage) for query, passage in pairs],
-            self.tokens,
-            self.module.logits,
-            tokenizer=self.tokenizer,
-            device=self.device,
-            progress=progress,
-        )
+            self.module, [(query, passage) for query, passage in pairs], lambda part: self.tokens(self.prefixed(part)),
+            self.module.logits, tokenizer=self.tokenizer, device=self.device, progress=progress,
+        )  # fmt: skip
 
     def rank(self, query: str, passages: Sequence[str], top_k: int | None = None) -> list[tuple[int, float]]:
         """Return (position, sigmoid of the score) of the passages, best first; equal scores keep their order."""
         return pairwise.rank(self.score([(query, passage) for passage in passages]), top_k)
 
+    def prefixed(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
+        """Put the prefixes before raw queries and passages."""
+        if not (self.query_prefix or self.passage_prefix):
+            return pairs
+        return [(self.query_prefix + query, self.passage_prefix + passage) for query, passage in pairs]
+
     def tokens(self, pairs: Sequence[Pair]) -> list[Any]:
-        """Tokenise pairs, cut to the model's lengths."""
+        """Tokenise pairs that have their prefixes, cut to the model's lengths."""
         return self.tokenizer.pairs(pairs, self.max_len, self.query_max_len, self.passage_max_len)
 
     def collate(self, groups: Sequence[Group]) -> dict[str, Any]:
         """Return one step: all pairs of all groups, in token-sorted micro-batches."""
-        tokens = self.tokens([pair for group in groups for pair in pairwise.pairs_of(group)])
+        before = self.query_prefix, self.passage_prefix
+        tokens = self.tokens([pair for group in groups for pair in pairwise.pairs_of(group, *before)])
         return pairwise.step(tokens, groups, self.tokenizer, self.tokens_per_forward, self.texts_per_forward)
 
     def outputs(self, results: torch.Tensor, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -171,8 +181,9 @@ class CrossEncoder:
 
     def truncated(self, pairs: Sequence[Pair]) -> tuple[int, int]:
         """Return how many of the pairs are cut, and the length in tokens of a pair."""
-        whole = self.tokenizer.pairs(pairs, UNCUT)
-        cut = sum(len(left.ids) > len(right.ids) for left, right in zip(whole, self.tokens(pairs)))
+        before = self.prefixed(pairs)
+        whole = self.tokenizer.pairs(before, UNCUT)
+        cut = sum(len(left.ids) > len(right.ids) for left, right in zip(whole, self.tokens(before)))
         return cut, self.max_len
 
     def prepare_for_training(self, dropout: float | None) -> None:
@@ -186,12 +197,16 @@ class CrossEncoder:
         """
         self.model.tokenizer.model_max_length = self.max_len
         adapters.save(self.model, folder, merging=self.merge_adapter)
-        lengths = {
+        (folder / FINERANK_JSON).write_text(json.dumps(self.settings(), ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides a score beside weights, tokenizer and number format, as a saved folder says it."""
+        lengths: dict[str, Any] = {
             "max_len": self.max_len,
             "query_max_len": self.query_max_len,
             "passage_max_len": self.passage_max_len,
         }
-        (folder / FINERANK_JSON).write_text(json.dumps(lengths) + "\n", encoding="utf-8")
+        return lengths | {side: text for side in ("query_prefix", "passage_prefix") if (text := getattr(self, side))}
 
     def describe(self) -> dict[str, object]:
         """Return the facts of a start banner."""

@@ -12,6 +12,8 @@ FAMILIES = {
     "bi_encoder": "finerank.models.bi_encoder:BiEncoder",
     "cross_encoder": "finerank.models.cross_encoder:CrossEncoder",
     "llm_reranker": "finerank.models.llm_reranker:LlmReranker",
+    "layerwise_reranker": "finerank.models.layerwise_reranker:LayerwiseReranker",
+    "lightweight_reranker": "finerank.models.lightweight_reranker:LightweightReranker",
 }
 FAMILY_OF_CLASS = {
     "encoder-only-base": "cross_encoder",
@@ -21,6 +23,16 @@ FAMILY_OF_CLASS = {
     "decoder-only-chat": "chat_reranker",
 }
 """Classes of rerankers, the last our name and the others FlagEmbedding's -> keys of ``FAMILIES``."""
+CLASS_OF_FAMILY = {family: name for name, family in FAMILY_OF_CLASS.items()}
+FITTING: dict[str | None, tuple[str, ...]] = {
+    None: ("encoder-only-base",),
+    "encoder-only-base": ("encoder-only-base",),
+    "decoder-only-base": ("decoder-only-base", "decoder-only-chat"),
+    "decoder-only-chat": ("decoder-only-base", "decoder-only-chat"),
+    "decoder-only-layerwise": ("decoder-only-layerwise",),
+    "decoder-only-lightweight": ("decoder-only-lightweight",),
+}
+"""Class that a model's files say (None: an embedder, a plain encoder) -> classes that it can be read as."""
 SCORING_HEADS = ("ForSequenceClassification",)
 GENERATIVE = "ForCausalLM"
 LAYERWISE, LIGHTWEIGHT = "layerwise", "costwise"
@@ -41,6 +53,12 @@ def family_of(name: str, cache_dir: str | None = None) -> str:
     return "bi_encoder" if found is None else FAMILY_OF_CLASS[found]
 
 
+def scoring_family(name: str, cache_dir: str | None = None) -> str:
+    """Return the family that scores pairs with ``name``; an embedder would have to be tuned into a cross-encoder."""
+    found = family_of(name, cache_dir)
+    return "cross_encoder" if found == "bi_encoder" else found
+
+
 def is_reranker(name: str, cache_dir: str | None = None) -> bool:
     """Say whether a model scores pairs."""
     return class_of(name, cache_dir) is not None
@@ -50,6 +68,12 @@ def is_language_model(name: str, cache_dir: str | None = None) -> bool:
     """Say whether ``name`` is a bare causal language model, which can be tuned into either."""
     marks = (ST_CONFIG, FINERANK_JSON, ADAPTER_CONFIG)
     return class_of(name, cache_dir) == "decoder-only-base" and not any(read_json(name, it, cache_dir) for it in marks)
+
+
+def architecture_of(name: str, cache_dir: str | None = None) -> str:
+    """Return the first architecture that a model's configuration, or its base's, names; empty if it names none."""
+    named = read_json(base_of(name, cache_dir) or name, "config.json", cache_dir).get("architectures") or [""]
+    return str(named[0])
 
 
 def class_of(name: str, cache_dir: str | None = None) -> str | None:

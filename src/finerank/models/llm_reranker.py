@@ -118,15 +118,15 @@ class LlmReranker:
     def fingerprint(self) -> str:
         """Digest of all that decides a score."""
         if not self._fingerprint:
-            recipe = json.dumps([CLASS, self._settings(), self.device.type])
+            recipe = json.dumps([CLASS, self.settings(), self.device.type])
             self._fingerprint = weights_digest(self.module, self.transformer.config, recipe, self.tokenizer.state)
         return self._fingerprint
 
     def score(self, pairs: Sequence[AnyPair], progress: Progress | None = None) -> NDArray[np.float32]:
         """Return logits [N] in the order of ``pairs``; each distinct pair is computed once."""
         return engine.run(
-            self.module, pairwise.tuples(pairs), lambda part: self.tokens(self.layout.prefixed(part)), self.module.logits,
-            tokenizer=self.tokenizer, device=self.device, progress=progress,
+            self.module, pairwise.tuples(pairs), lambda part: self.tokens(self.layout.prefixed(part)),
+            self.module.logits, tokenizer=self.tokenizer, device=self.device, progress=progress,
         )  # fmt: skip
 
     def rank(self, query: str, passages: Sequence[str], top_k: int | None = None) -> list[tuple[int, float]]:
@@ -165,7 +165,7 @@ class LlmReranker:
         """
         with whole_head(self.transformer, self._head):
             adapters.save_plain(self.transformer, self.hf_tokenizer, folder, merging=self.merge_adapter)
-        settings = {"class": CLASS, **self._settings()}
+        settings = {"class": CLASS, **self.settings()}
         (folder / FINERANK_JSON).write_text(json.dumps(settings, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def describe(self) -> dict[str, object]:
@@ -174,7 +174,8 @@ class LlmReranker:
         found = facts(self.name, self.transformer, self.device, self.dtype)
         return found | {"lengths": lengths, "answer": ANSWER}
 
-    def _settings(self) -> Mapping[str, Any]:
+    def settings(self) -> Mapping[str, Any]:
+        """Return what decides a score beside weights, tokenizer and number format, as a saved folder says it."""
         return {
             "max_len": self.max_len,
             "query_max_len": self.query_max_len,

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from finerank.core.errors import UserError
 from finerank.data import console
-from finerank.models.families import family_of, open_family
+from finerank.models.families import open_family, scoring_family
 from finerank.models.freezing import trained
 from finerank.models.memory import keep_freed_memory
 from finerank.models.model_files import near_folder, quiet
@@ -85,12 +85,6 @@ def trainable_scorer(
     model: CrossEncoder = chosen.load(name, device=place, dtype=torch.float32, new_head=True, **options)
     model.prepare_for_training(dropout)
     return model
-
-
-def scoring_family(name: str, cache_dir: str | None = None) -> str:
-    """Return the family that scores pairs with ``name``; an embedder would have to be tuned into a cross-encoder."""
-    found = family_of(name, cache_dir)
-    return "cross_encoder" if found == "bi_encoder" else found
 
 
 def resolve_device(name: str) -> torch.device:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from finerank.core.errors import UserError
-from finerank.core.protocols import Pair, Progress, Side
+from finerank.core.protocols import AnyPair, Progress, Side
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,20 +49,20 @@ class EncoderRecipe:
 class ScoringEngine:
     """Pairs to logits [N]."""
 
-    def __init__(self, model: CrossEncoder) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
 
     @property
     def facts(self) -> Mapping[str, Any]:
         model = self.model
-        lengths = {name: getattr(model, name) for name in ("max_len", "query_max_len", "passage_max_len")}
-        return {"fingerprint": model.fingerprint(), "describe": model.describe(), **_formats(model), **lengths}
+        known = {"fingerprint": model.fingerprint(), "describe": model.describe(), **_formats(model)}
+        return {**known, **model.settings()}
 
-    def compute(self, items: Sequence[Pair], progress: Progress) -> NDArray[np.float32]:
-        scores = self.model.score(items, progress)
+    def compute(self, items: Sequence[AnyPair], progress: Progress) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = self.model.score(items, progress)
         bad = _first_not_finite(scores)
         if bad is not None:
-            query, passage = items[bad]
+            query, passage, *_ = items[bad]
             raise UserError(
                 f'the teacher scores "{_shown(query)}" with "{_shown(passage)}" as {scores[bad]}, which is no number',
                 hint="--dtype float32",

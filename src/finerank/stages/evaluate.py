@@ -17,6 +17,7 @@ from finerank.core.fusion_weight import parse_weight
 from finerank.core.model_options import ModelOptions
 from finerank.core.options import ignored, option, semantic
 from finerank.core.outcomes import Outcome
+from finerank.core.reranker_options import RerankerModelOptions
 from finerank.core.row_options import split_option, sub_data_name_option
 from finerank.core.seeding import DEFAULT_SEED
 
@@ -47,7 +48,7 @@ class Task:
 
 
 @dataclass(kw_only=True)
-class EvaluateOptions(ModelOptions):
+class EvaluateOptions(RerankerModelOptions, ModelOptions):
     """Options of ``finerank evaluate``."""
 
     model_name_or_path: list[str] = option(
@@ -216,6 +217,7 @@ def arm_options(options: EvaluateOptions) -> ArmOptions:
     """Return what the arms need to know."""
     from finerank.batching.prompts import format_prompt
     from finerank.evaluation.arms import ArmOptions
+    from finerank.models.reranker_arguments import scorer_arguments
     from finerank.retrieval.vectors import cache_folder
 
     instruction = options.query_instruction_for_retrieval
@@ -229,7 +231,12 @@ def arm_options(options: EvaluateOptions) -> ArmOptions:
         metric=(options.metrics or JUDGED_METRICS)[0],
         cache=cache_folder(options.embedding_cache),
         encoder=loading | lengths | {"query_prompt": prompt},
-        scorer=loading | lengths | {"max_len": options.max_len},
+        scorer=lambda name: (
+            loading
+            | lengths
+            | {"max_len": options.max_len, "peft_path": options.reranker_peft_path}
+            | scorer_arguments(options, name, options.cache_dir)
+        ),
     )
 
 

@@ -248,16 +248,20 @@ def _load_encoder(options: MineOptions) -> BiEncoder | None:
 
 def _load_scorer(options: MineOptions) -> CrossEncoder | None:
     from finerank.models.load import load_scorer
+    from finerank.models.reranker_arguments import scorer_arguments
 
     if options.reranker_name_or_path is None:
         return None
+    asked = scorer_arguments(options, options.reranker_name_or_path, options.cache_dir)
     return load_scorer(
         options.reranker_name_or_path,
         device=options.device,
         dtype=options.dtype,
         max_len=options.reranker_max_length,
+        peft_path=options.reranker_peft_path,
         cache_dir=options.cache_dir,
         trust_remote_code=options.trust_remote_code,
+        **asked,
     )
 
 

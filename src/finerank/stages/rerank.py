@@ -16,6 +16,7 @@ from finerank.core.fusion_weight import parse_weight
 from finerank.core.model_options import ModelOptions
 from finerank.core.options import ignored, option, semantic
 from finerank.core.outcomes import Outcome
+from finerank.core.reranker_options import RerankerModelOptions
 
 if TYPE_CHECKING:
     from finerank.evaluation.fusion_store import Fusion
@@ -26,7 +27,7 @@ WIDTH = 100
 
 
 @dataclass(kw_only=True)
-class RerankOptions(ModelOptions):
+class RerankOptions(RerankerModelOptions, ModelOptions):
     """Options of ``finerank rerank``."""
 
     model_name_or_path: str = option(
@@ -265,6 +266,7 @@ def sigmoid(logit: float) -> float:
 def _model(options: RerankOptions) -> tuple[Any, bool]:
     from finerank.models.families import is_reranker
     from finerank.models.load import load_encoder, load_scorer
+    from finerank.models.reranker_arguments import say_unread, scorer_arguments
 
     name = options.model_name_or_path
     loading: dict[str, Any] = {
@@ -272,7 +274,9 @@ def _model(options: RerankOptions) -> tuple[Any, bool]:
     }
     lengths: dict[str, Any] = {"query_max_len": options.query_max_len, "passage_max_len": options.passage_max_len}
     if is_reranker(name, options.cache_dir):
-        return load_scorer(name, max_len=options.max_length, **lengths, **loading), True
+        asked = scorer_arguments(options, name, options.cache_dir) | {"peft_path": options.reranker_peft_path}
+        return load_scorer(name, max_len=options.max_length, **asked, **lengths, **loading), True
+    say_unread(options, name)
     lengths["passage_max_len"] = options.passage_max_len or options.max_length
     return load_encoder(name, **lengths, **loading), False
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from finerank.core.errors import DataError, Problem
 from finerank.core.model_options import ModelOptions
 from finerank.core.options import ignored, option, semantic
 from finerank.core.outcomes import Outcome
+from finerank.core.reranker_options import RerankerModelOptions
 from finerank.core.row_options import split_option, sub_data_name_option
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from finerank.batching.row_pairs import PairLayout
-    from finerank.core.protocols import Pair
+    from finerank.core.protocols import AnyPair
     from finerank.core.records import Row
     from finerank.data.distinct import Distinct
     from finerank.data.outputs import Output
@@ -35,7 +36,7 @@ OF_MINE = "it is an option of finerank mine"
 
 
 @dataclass(kw_only=True)
-class ScoreOptions(ModelOptions):
+class ScoreOptions(RerankerModelOptions, ModelOptions):
     """Options of ``finerank score``."""
 
     several_devices: ClassVar[bool] = True
@@ -49,9 +50,6 @@ class ScoreOptions(ModelOptions):
     reranker_name_or_path: str | None = option(
         None, f"teacher: a local folder or a hub name; without it {DEFAULT_TEACHER}", metavar="M"
     )
-    reranker_model_class: Literal[
-        "auto", "encoder-only-base", "decoder-only-base", "decoder-only-layerwise", "decoder-only-lightweight"
-    ] = option("auto", "kind of the teacher; auto reads it in the model's configuration")
     normalize: bool = option(
         False, "put the scores through a sigmoid, into 0 to 1; without it they are logits, which distillation wants"
     )
@@ -62,23 +60,6 @@ class ScoreOptions(ModelOptions):
         ge=4,
     )
     reranker_query_max_length: int | None = option(None, "tokens that a query is cut to first (default: not cut)", ge=3)
-    query_instruction_for_rerank: str | None = option(
-        None, "instruction put before each query; a row's own query_prompt or prompt takes its place"
-    )
-    query_instruction_format_for_rerank: str = option(
-        "{}{}", "how the instruction (first {}) and the query (second {}) are joined"
-    )
-    passage_instruction_for_rerank: str | None = option(
-        None, "instruction put before each passage; a row's own passage_prompt takes its place"
-    )
-    passage_instruction_format_for_rerank: str = option("{}{}", "how that instruction and the passage are joined")
-    prompt: str | None = option(None, "prompt of a decoder-only teacher; no effect on one with an encoder")
-    cutoff_layers: list[int] = option([], "layers that a layerwise or lightweight teacher scores from; likewise")
-    compress_ratio: int = option(1, "how many times shorter a lightweight teacher makes its input; likewise", ge=1)
-    compress_layers: list[int] = option([], "layers where a lightweight teacher does so; likewise")
-    reranker_peft_path: str | None = option(
-        None, "adapter folder (LoRA) that is merged into the teacher when it is loaded", metavar="DIR"
-    )
     reranker_batch_size: Any = ignored("batches are formed by tokens, to fit the machine, and do not change the result")
     embedder_name_or_path: Any = ignored(OF_MINE)
     range_for_sampling: Any = ignored(OF_MINE)
@@ -135,7 +116,8 @@ def _run(options: ScoreOptions) -> Outcome:
 
     recipe = _recipe(options)
     unchanged = Unchanged(options.input_file, options.sub_data_name, options.split)
-    survey = _survey(options)
+    layout = _layout(options, recipe)
+    survey = _survey(options, layout)
     with (
         open_fleet(recipe, options.devices) as fleet,
         Output.open(
@@ -148,7 +130,7 @@ def _run(options: ScoreOptions) -> Outcome:
             console.say(f"{options.output_file}: already scored with these options and inputs, nothing to do")
             return _outcome(options, output.manifest["counts"])
         _banner(options, fleet, survey)
-        _score(options, survey.distinct, fleet, output)
+        _score(options, layout, survey.distinct, fleet, output)
         tally = Tally(_counts(survey))
         logits = _logits(output, survey.distinct)
         lines = scored_lines(_rows(options), survey.distinct, logits, tally, normalize=options.normalize)
@@ -161,27 +143,16 @@ def _recipe(options: ScoreOptions) -> ScorerRecipe:
     """Return how the teacher is opened.
 
     Raises:
-        UserError: if its family is not served yet.
+        UserError: if it is not of the class asked for.
     """
-    from finerank.data.console import say
-    from finerank.models.families import FAMILY_OF_CLASS
-    from finerank.models.load import scoring_family
     from finerank.models.recipes import ScorerRecipe
+    from finerank.models.reranker_arguments import scorer_arguments
 
-    wanted = options.reranker_model_class
-    family = FAMILY_OF_CLASS.get(wanted) or scoring_family(options.teacher, options.cache_dir)
-    decoder_only = {
-        "prompt": options.prompt,
-        "cutoff_layers": options.cutoff_layers,
-        "compress_ratio": options.compress_ratio > 1,
-        "compress_layers": options.compress_layers,
-    }
-    for name in (name for name, value in decoder_only.items() if value):
-        say(f"note: --{name} has no effect on a reranker with an encoder")
+    asked = scorer_arguments(options, options.teacher, options.cache_dir, placed=True)
     return ScorerRecipe(
         options.teacher,
         {
-            "family": family,
+            **asked,
             "dtype": options.dtype,
             "max_len": options.reranker_max_length,
             "query_max_len": options.reranker_query_max_length,
@@ -192,18 +163,15 @@ def _recipe(options: ScoreOptions) -> ScorerRecipe:
     )
 
 
-def _layout(options: ScoreOptions) -> PairLayout:
+def _layout(options: ScoreOptions, recipe: ScorerRecipe) -> PairLayout:
+    """Return the one rule by which rows become the texts that the teacher reads."""
     from finerank.batching.row_pairs import PairLayout
+    from finerank.models.reranker_arguments import prompt_stands_last
 
-    return PairLayout(
-        options.query_instruction_for_rerank,
-        options.query_instruction_format_for_rerank,
-        options.passage_instruction_for_rerank,
-        options.passage_instruction_format_for_rerank,
-    )
+    return PairLayout.of(options, prompt_last=prompt_stands_last(recipe.options["family"]))
 
 
-def _survey(options: ScoreOptions) -> Survey:
+def _survey(options: ScoreOptions, layout: PairLayout) -> Survey:
     """Check every row and number the distinct pairs.
 
     Raises:
@@ -212,8 +180,7 @@ def _survey(options: ScoreOptions) -> Survey:
     from finerank.data.console import progress
     from finerank.data.distinct import DIGEST_BYTES, Distinct, key_of
 
-    layout, digests = _layout(options), bytearray()
-    counts: Counter[str] = Counter()
+    digests, counts = bytearray(), Counter[str]()
     with progress(0, "reading", "pairs") as update:
         for row in _rows(options):
             before = len(digests)
@@ -247,18 +214,17 @@ def _rows(options: ScoreOptions) -> Iterator[Row]:
         raise DataError(problems, hint=row_hint(problems))
 
 
-def _pairs(options: ScoreOptions) -> Iterator[Pair]:
-    layout = _layout(options)
+def _pairs(options: ScoreOptions, layout: PairLayout) -> Iterator[AnyPair]:
     for row in _rows(options):
         yield from layout.pairs(row)
 
 
-def _score(options: ScoreOptions, distinct: Distinct, fleet: Fleet, output: Output) -> None:
+def _score(options: ScoreOptions, layout: PairLayout, distinct: Distinct, fleet: Fleet, output: Output) -> None:
     """Score the distinct pairs that have not been scored before, shard by shard."""
     from finerank.models.pieces import land_missing, pack_float32
 
     land_missing(
-        fleet, output.shards, distinct, _pairs(options), size=SHARD_PAIRS, pack=pack_float32, label="scoring",
+        fleet, output.shards, distinct, _pairs(options, layout), size=SHARD_PAIRS, pack=pack_float32, label="scoring",
         unit="pairs",
     )  # fmt: skip
 
@@ -283,15 +249,14 @@ def _counts(survey: Survey) -> dict[str, int]:
 
 def _facts(options: ScoreOptions, fleet: Fleet) -> dict[str, Any]:
     """Return what the manifest says of the teacher and of the text that it read."""
-    layout = _layout(options)
     return {
         "name": options.teacher,
-        **{name: value for name, value in fleet.facts.items() if name != "describe"},
-        "query_instruction": layout.query_instruction,
-        "query_format": layout.query_format,
-        "passage_instruction": layout.passage_instruction,
-        "passage_format": layout.passage_format,
         "prompt": None,
+        **{name: value for name, value in fleet.facts.items() if name != "describe"},
+        "query_instruction": options.query_instruction_for_rerank,
+        "query_format": options.query_instruction_format_for_rerank,
+        "passage_instruction": options.passage_instruction_for_rerank,
+        "passage_format": options.passage_instruction_format_for_rerank,
         "scores": "sigmoid of the logits" if options.normalize else "logits",
     }
 
