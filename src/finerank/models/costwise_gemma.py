@@ -23,7 +23,7 @@ CAPPED, UNCAPPED = "eager", "sdpa"
 """Implementations of attention: torch's fused one cannot cap attention scores."""
 
 
-class CostWiseGemmaConfig(Gemma2Config):
+class CostWiseGemmaConfig(Gemma2Config):  # type: ignore[misc]
     """Gemma 2's configuration and where the heads are.
 
     Attributes:
@@ -62,6 +62,9 @@ class Compression(NamedTuple):
     def before(self, block: int) -> bool:
         """Say whether passages are compressed before a block."""
         return self.ratio > 1 and block > 0 and block in self.layers
+
+
+WHOLE = Compression()
 
 
 def compress(hidden: Tensor, lengths: Tensor, kept: Tensor, ratio: int) -> tuple[Tensor, Tensor]:
@@ -107,13 +110,13 @@ class CostWiseHead(nn.Module):
             return functional.linear(states.float(), self.linear_head.weight.float()).squeeze(-1)
 
 
-class CostWiseGemmaModel(Gemma2Model):
+class CostWiseGemmaModel(Gemma2Model):  # type: ignore[misc]
     """The blocks of a Gemma 2, run up to a layer."""
 
     config: CostWiseGemmaConfig
     _supports_sdpa = True
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, input_ids: Tensor, lengths: Tensor, layers: Sequence[int], kept: Tensor | None, compression: Compression
     ) -> list[Tensor]:
         """Return the last state of each row at each of ``layers``, ascending: [N, D] each, under the last norm."""
@@ -144,7 +147,7 @@ class CostWiseGemmaModel(Gemma2Model):
         }
 
 
-class CostWiseGemmaForCausalLM(Gemma2PreTrainedModel):
+class CostWiseGemmaForCausalLM(Gemma2PreTrainedModel):  # type: ignore[misc]
     """The reranker; ``forward`` gives the scores of some layers."""
 
     config: CostWiseGemmaConfig
@@ -161,7 +164,7 @@ class CostWiseGemmaForCausalLM(Gemma2PreTrainedModel):
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, layers: Sequence[int], heads: Sequence[int],
-        kept: Tensor | None = None, compression: Compression = Compression(),
+        kept: Tensor | None = None, compression: Compression = WHOLE,
     ) -> Tensor:  # fmt: skip
         """Score rows [N, L] that are padded right.
 
@@ -183,6 +186,13 @@ class CostWiseGemmaForCausalLM(Gemma2PreTrainedModel):
         self.set_attn_implementation(CAPPED if capped else UNCAPPED)
         for block in self.model.layers:
             block.self_attn.attn_logit_softcapping = self.config.attn_logit_softcapping if capped else None
+
+    def begin_heads(self, token: int) -> None:
+        """Let every head begin as a token's row of the vocabulary head, which is that of the embeddings."""
+        embeddings: Tensor = self.get_input_embeddings().weight
+        with torch.no_grad():
+            for weight in self.lm_head.parameters():
+                weight.copy_(embeddings[token][None])
 
     def get_output_embeddings(self) -> None:
         """Return None: there is no head over a vocabulary."""
