@@ -78,3 +78,34 @@ class RerankerModelOptions(PairOptions):
     reranker_peft_path: str | None = option(
         None, "adapter folder (LoRA) that is merged into the reranker when it is loaded", metavar="DIR"
     )
+
+
+@dataclass(kw_only=True)
+class LayerOptions:
+    """How a decoder-only reranker is trained, as FlagEmbedding's trainers name it."""
+
+    model_type: Literal["auto", "encoder", "decoder", "from_raw_model", "from_finetuned_model"] = option(
+        "auto",
+        "what is tuned: from_raw_model gives a plain language model a head on each layer, and so makes it a layerwise "
+        "reranker; from_finetuned_model is one already; encoder and decoder only check; auto reads it in the model's "
+        "own files",
+    )
+    start_layer: int | None = option(
+        None,
+        "first layer of a layerwise or lightweight reranker that learns to score, all above it do; without it the "
+        "model's own, else 8",
+        ge=1,
+    )
+    head_multi: bool | None = option(
+        None, "from_raw_model: give each layer a head of its own, rather than one to all (the default)"
+    )
+    head_type: Literal["simple", "complex", "raw"] | None = option(
+        None,
+        'from_raw_model: a head with one number that begins as the row of "Yes" (simple, the default), or a head over '
+        "the vocabulary, complex or raw",
+    )
+    self_distillation: bool = option(
+        True,
+        "layerwise, lightweight: lower layers learn from the last one's scores too, where no teacher's scores are "
+        "learned from",
+    )

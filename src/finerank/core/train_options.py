@@ -10,7 +10,7 @@ from finerank.core.mix_options import MixOptions
 from finerank.core.model_options import ModelOptions
 from finerank.core.options import option
 from finerank.core.parallel_options import ParallelOptions
-from finerank.core.reranker_options import PairOptions
+from finerank.core.reranker_options import LayerOptions, PairOptions
 from finerank.core.row_options import split_option, sub_data_name_option
 from finerank.core.seeding import DEFAULT_SEED
 from finerank.core.watch_options import WatchOptions
@@ -188,13 +188,13 @@ class EmbedderOptions(TrainOptions):
 
 
 @dataclass(kw_only=True)
-class RerankerOptions(PairOptions, TrainOptions):
+class RerankerOptions(LayerOptions, PairOptions, TrainOptions):
     """Options of ``finerank train reranker``."""
 
     model_name_or_path: str = option(
         LOCAL_RERANKER,
-        "cross-encoder to tune, or an encoder that gets a new head: a local folder or a hub name; where the default "
-        "folder is not there, BAAI/bge-reranker-v2-m3",
+        "reranker to tune, an encoder that gets a new head, or a language model that learns to answer Yes: a local "
+        "folder or a hub name; where the default folder is not there, BAAI/bge-reranker-v2-m3",
         metavar="M",
     )
     output_dir: str = option("./rerank_output", "folder of the tuned model", metavar="DIR", semantic=False)

@@ -7,6 +7,7 @@ from typing import Any
 from finerank.batching.prompts import format_prompt
 from finerank.core.errors import UserError
 from finerank.core.reranker_options import DECODER_READS, RERANKER_READS, PairOptions
+from finerank.core.train_options import RerankerOptions
 from finerank.data.console import say
 from finerank.models.families import (
     CLASS_OF_FAMILY,
@@ -16,6 +17,7 @@ from finerank.models.families import (
     class_of,
     scoring_family,
 )
+from finerank.models.model_files import read_json
 
 PREFIXES = {"query": "query_prefix", "passage": "passage_prefix"}
 LAYERED = ("prompt", "cutoff_layers")
@@ -27,6 +29,13 @@ TAKEN: dict[str, tuple[str, ...]] = {
     "lightweight_reranker": DECODER_READS,
 }
 """Family -> options that it takes beside lengths, instructions and adapters, under the names of its ``load``."""
+RAW = "from_raw_model"
+HEADS_BY_LAYER = ("decoder-only-layerwise", "decoder-only-lightweight")
+TRAINED = {
+    "layerwise_reranker": ("start_layer", "head_multi", "head_type"),
+    "lightweight_reranker": ("start_layer",),
+}
+"""Family -> what it takes in training besides."""
 
 
 def scorer_arguments(options: PairOptions, name: str, cache_dir: str | None, *, placed: bool = False) -> dict[str, Any]:
@@ -46,6 +55,45 @@ def scorer_arguments(options: PairOptions, name: str, cache_dir: str | None, *, 
     return {"family": family, **arguments_of(options, family, placed=placed)}
 
 
+def training_arguments(options: RerankerOptions) -> dict[str, Any]:
+    """Return what ``load.trainable_scorer`` is given beside lengths, device and seed.
+
+    Raises:
+        UserError: if the model is not of the class or type asked for.
+    """
+    family = training_family(options)
+    heads = {name: getattr(options, name) for name in ("start_layer", "head_multi", "head_type")}
+    given = {name: value for name, value in heads.items() if value is not None}
+    taken = {name: value for name, value in given.items() if name in TRAINED.get(family, ())}
+    for option in [*without_effect(options, family), *(name for name in given if name not in taken)]:
+        say(f"note: --{option} has no effect on {options.model_name_or_path}, {_named(family)}")
+    if options.model_type == RAW and family == "layerwise_reranker":
+        taken["from_raw"] = True
+    return {"family": family, **arguments_of(options, family), **taken}
+
+
+def training_family(options: RerankerOptions) -> str:
+    """Return the family that a model is tuned as.
+
+    Raises:
+        UserError: if the model is not of the class or type asked for.
+    """
+    name, cache_dir = options.model_name_or_path, options.cache_dir
+    asked, kind = options.reranker_model_class, options.model_type
+    if asked == "auto" and kind == RAW:
+        gemma = read_json(name, "config.json", cache_dir).get("model_type") == "gemma2"
+        asked = "decoder-only-lightweight" if gemma else "decoder-only-layerwise"
+    family = family_for(name, asked, cache_dir, raw=True)
+    if kind in ("encoder", "decoder") and (family == "cross_encoder") != (kind == "encoder"):
+        raise UserError(f"--model_type {kind}: {name} is {_named(family)}", hint="--model_type auto")
+    if kind == "from_finetuned_model" and class_of(name, cache_dir) not in HEADS_BY_LAYER:
+        raise UserError(
+            f"--model_type from_finetuned_model: {name} has no heads on its layers",
+            hint="--model_type auto" if family == "cross_encoder" else f"--model_type {RAW} gives it such heads",
+        )
+    return family
+
+
 def say_unread(options: PairOptions, name: str) -> None:
     """Say which options for rerankers were given to what is none."""
     given = [option for option in RERANKER_READS if getattr(options, option) not in (None, [])]
@@ -58,7 +106,7 @@ def family_for(name: str, asked: str = "auto", cache_dir: str | None = None, *, 
 
     Args:
         asked: ``--reranker_model_class``.
-        raw: a bare language model may become a layerwise reranker, as it does in training.
+        raw: a bare language model may get heads on its layers, as it does in training.
 
     Raises:
         UserError: if the model cannot be of the class asked for.
@@ -68,7 +116,7 @@ def family_for(name: str, asked: str = "auto", cache_dir: str | None = None, *, 
     found = class_of(name, cache_dir)
     fitting = FITTING[found]
     if raw and "decoder-only-base" in fitting:
-        fitting = (*fitting, "decoder-only-layerwise")
+        fitting = (*fitting, *HEADS_BY_LAYER)
     if asked not in fitting and architecture_of(name, cache_dir):
         what = architecture_of(name, cache_dir)
         raise UserError(

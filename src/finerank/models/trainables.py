@@ -11,6 +11,10 @@ from finerank.data.console import say
 from finerank.models import adapters, freezing
 from finerank.models.load import load_encoder, trainable_encoder, trainable_scorer
 from finerank.models.model_files import base_of
+from finerank.models.reranker_arguments import prompt_stands_last, training_arguments, training_family
+
+LANGUAGE_MODEL = "CAUSAL_LM"
+"""What families that are language models call their task, as peft does."""
 
 
 def trainable_of(options: TrainOptions) -> Any:
@@ -27,12 +31,19 @@ def trainable_of(options: TrainOptions) -> Any:
     for folder in options.raw_peft:
         adapters.merge_folder(transformer, folder, options.cache_dir)
     heads = freezing.heads_of(transformer) if isinstance(options, RerankerOptions) else []
+    if getattr(model, "TASK", None) == LANGUAGE_MODEL and not (options.tunes_adapter or options.freeze):
+        say("note: all weights of a language model are tuned; --use_lora tunes adapters, in far less memory")
     freezing.freeze(model.module, transformer, options.freeze, heads)
     if options.fix_position_embedding and not options.tunes_adapter:
         freezing.freeze_positions(model.module)
     if options.tunes_adapter:
-        _adapt(model, options, heads)
+        _adapt(model, options, _tuned_whole(model, heads))
     return model
+
+
+def prompt_last(options: TrainOptions) -> bool:
+    """Say whether a row's own ``prompt`` is what the model to tune reads behind its pairs."""
+    return isinstance(options, RerankerOptions) and prompt_stands_last(training_family(options))
 
 
 def first_stage_of(options: RerankerOptions) -> Any:
@@ -59,10 +70,19 @@ def _adapt(model: Any, options: TrainOptions, heads: list[str]) -> None:
         model.merge_adapter = True
 
 
+def _tuned_whole(model: Any, heads: list[str]) -> list[str]:
+    """Return the modules that are tuned and saved whole beside adapters: heads, but none over a vocabulary."""
+    if model.TASK != LANGUAGE_MODEL:
+        return heads
+    size = model.transformer.config.vocab_size
+    sizes = {name: [len(each) for each in model.transformer.get_submodule(name).parameters()] for name in heads}
+    return [name for name in heads if size not in sizes[name]]
+
+
 def _scorer(options: RerankerOptions) -> Any:
     return trainable_scorer(
         options.model_name_or_path, max_len=options.max_len, query_max_len=options.query_max_len,
-        passage_max_len=options.passage_max_len, seed=options.seed, **_shared(options),
+        passage_max_len=options.passage_max_len, seed=options.seed, **training_arguments(options), **_shared(options),
     )  # fmt: skip
 
 

@@ -163,6 +163,7 @@ def _train(
     folder: Folder,
 ) -> Outcome:
     from finerank.batching.training_groups import groups_of
+    from finerank.models.trainables import prompt_last
     from finerank.training import distributed
     from finerank.training.job import Job
     from finerank.training.objectives import objective_of
@@ -179,7 +180,7 @@ def _train(
     job = Job(
         title=_verb(options),
         model=model,
-        groups=groups_of(options, rows[0]),
+        groups=groups_of(options, rows[0], prompt_last=prompt_last(options)),
         folder=folder.path,
         loss=objective_of(options, cosine=getattr(model, "cosine", False)),
         values=_values(options),
@@ -208,6 +209,7 @@ def _measure(options: TrainOptions, model: Any, first_stage: Any, held_out: Sequ
     """Return what measures the model: ranking figures and, where that decides, the loss on the held-out rows."""
     from finerank.batching.training_groups import groups_of
     from finerank.evaluation.watched import measure_of
+    from finerank.models.trainables import prompt_last
     from finerank.training.held_out_loss import held_out_loss
     from finerank.training.objectives import objective_of
 
@@ -216,7 +218,8 @@ def _measure(options: TrainOptions, model: Any, first_stage: Any, held_out: Sequ
         return ranking
     objective = objective_of(options, cosine=getattr(model, "cosine", False))
     batch = options.per_device_train_batch_size
-    losses = held_out_loss(model, groups_of(options, held_out), objective, batch, options.seed)
+    groups = groups_of(options, held_out, prompt_last=prompt_last(options))
+    losses = held_out_loss(model, groups, objective, batch, options.seed)
     return lambda: {**ranking(), LOSS: losses()}
 
 

@@ -8,6 +8,7 @@ batches. The positive stands at 0 in each group. Losses of vectors, with the pas
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -110,6 +111,25 @@ def kl_divergence(scores: Tensor, teacher: Tensor, temperature: float = 1.0) -> 
     gap = (target.log_softmax(dim=1) - student.log_softmax(dim=1)).masked_fill(unknown, 0.0)
     whole: Tensor = (target.softmax(dim=1) * gap).sum(dim=1) * temperature**2
     return whole
+
+
+def self_distillation(layers: Sequence[Tensor]) -> list[Tensor]:
+    """Return what the lower layers of a reranker that scores by layer have yet to learn from the highest.
+
+    ``KL( softmax(s_last) ‖ softmax(s_c) )`` for each layer c below the last, through which no gradient flows as the
+    teacher: the gradient of FlagEmbedding's cross-entropy against ``softmax(s_last)``, and zero where all agree.
+
+    When: layers are trained together, and the last one has seen the most. Source: Zhang et al. 2019, Be Your Own
+    Teacher (https://arxiv.org/abs/1905.08094); FlagEmbedding's layer-wise rerankers.
+
+    Args:
+        layers: scores [B, G] of each layer, the highest last.
+
+    Returns:
+        A loss [B] per layer but the last, float32.
+    """
+    teacher = layers[-1].detach()
+    return [kl_divergence(scores, teacher) for scores in layers[:-1]]
 
 
 def margin_mse(scores: Tensor, teacher: Tensor) -> Tensor:

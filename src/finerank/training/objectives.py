@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from finerank.core.errors import UsageError, UserError
-from finerank.core.train_options import EmbedderOptions, TrainOptions
+from finerank.core.train_options import EmbedderOptions, RerankerOptions, TrainOptions
 from finerank.training import distributed, losses
 from finerank.training.contrastive import (
     Similarities,
@@ -81,7 +81,8 @@ def objective_of(options: TrainOptions, *, cosine: bool) -> Loss:
         probabilities = options.teacher_scale == "probability"
         distillation = Distillation(options.teaching, options.kd_temperature, options.kd_weight, probabilities)
     if not isinstance(options, EmbedderOptions):
-        return reranker_objective(hard, distillation)
+        itself = isinstance(options, RerankerOptions) and options.self_distillation
+        return reranker_objective(hard, distillation, self_distillation=itself)
     loss = embedder_objective(
         temperature=options.temperature or (0.02 if cosine else 1.0), hard=hard is not None, distillation=distillation,
         in_batch=options.use_inbatch_neg, cosine=cosine, across_devices=options.negatives_cross_device,
@@ -90,20 +91,31 @@ def objective_of(options: TrainOptions, *, cosine: bool) -> Loss:
     return matryoshka(loss, options.mrl_dims) if options.use_mrl else loss
 
 
-def reranker_objective(hard: str | None = "ce", distillation: Distillation | None = None) -> Loss:
-    """Return the loss of a cross-encoder's ``{"scores": [B, G]}``.
+def reranker_objective(
+    hard: str | None = "ce", distillation: Distillation | None = None, *, self_distillation: bool = True
+) -> Loss:
+    """Return the loss of a reranker's ``{"scores": [B, G]}`` or, where it scores by layer, ``layer_scores`` [B, G, C].
 
     Args:
         hard: key of ``RERANKER_LOSSES``, or None for distillation alone.
+        self_distillation: without a teacher, lower layers learn from the highest one too.
     """
     if hard is None and distillation is None:
         raise ValueError("neither a hard loss nor distillation")
 
-    def loss(outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
-        scores: Tensor = outputs["scores"]
+    def of_scores(scores: Tensor, batch: Mapping[str, Any]) -> Tensor:
         parts = [RERANKER_LOSSES[hard](scores)] if hard is not None else []
         if distillation is not None:
             parts.append(distillation.loss(scores, batch))
+        return torch.stack(parts).sum(dim=0)
+
+    def loss(outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
+        if "layer_scores" not in outputs:
+            return of_scores(outputs["scores"], batch)
+        layers = outputs["layer_scores"].unbind(dim=-1)
+        parts = [of_scores(scores, batch) for scores in layers]
+        if distillation is None and self_distillation:
+            parts += losses.self_distillation(layers)
         return torch.stack(parts).sum(dim=0)
 
     return loss
