@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL = $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow check format bench clean
+.PHONY: demo test test-slow check format docs bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       the whole loop on the installed Python library (ARGS='--package NAME' for another)"
 	@echo "make test       the tests;  make test-slow: kill loops, parity, quality"
 	@echo "make check      ruff, mypy, import contracts;  make format: mend what ruff can"
+	@echo "make docs       the documentation as a site, in build/site"
 	@echo "make bench      throughput beside sentence-transformers and FlagEmbedding"
 
 $(BIN)/python:
@@ -49,6 +50,9 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py $(ARGS)
