@@ -41,8 +41,9 @@ def overview() -> str:
 
 SHARED = [
     "Every command takes `--config FILE.yaml` (the same names as keys; the command line wins), `--dump_config` (print",
-    "the effective options and stop), `--json` (the result as JSON) and `--help`. Flags are typed `--a_b` or `--a-b`; a",
-    "bool bare, with a value or negated (`--fp16`, `--fp16 False`, `--no-fp16`); a list with spaces between its parts.",
+    "the effective options and stop), `--json` (the result as JSON) and `--help`. Flags are typed `--a_b` or `--a-b`;",
+    "a bool bare, with a value or negated (`--fp16`, `--fp16 False`, `--no-fp16`); a list with spaces between its",
+    "parts.",
 ]
 
 
