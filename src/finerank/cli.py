@@ -32,6 +32,7 @@ VERBS: dict[str, Verb] = {
     "run": Verb("finerank.stages.run", "RunOptions", "A recipe: verbs chained, each skipped when nothing has changed."),
     "check": Verb("finerank.stages.check", "CheckOptions", "Lint rows before any GPU time."),
     "convert": Verb("finerank.stages.convert", "ConvertOptions", "Rows from one format to another, either way."),
+    "generate": Verb("finerank.stages.generate", "GenerateOptions", "Training rows out of documents alone."),
     "mine": Verb("finerank.stages.mine", "MineOptions", "Hard negatives from a ranked pool."),
     "score": Verb("finerank.stages.score", "ScoreOptions", "A teacher's scores for the passages of rows."),
     "embed": Verb("finerank.stages.embed", "EmbedOptions", "Texts to vectors, as .npy or parquet."),

@@ -71,6 +71,18 @@ ALIASES: dict[str, dict[str, str]] = {
         "data_path": "input_file",
         "max_len": "max_length",
     },
+    "generate": {
+        "doc_ids": "doc_ids_file",
+        "output": "summary",
+        "model_name_or_path": "embedder",
+        "embedder_name_or_path": "embedder",
+        "corpus_path": "corpus",
+        "num": "num_examples",
+        "candidates": "max_doc_candidates",
+        "query_max_len": "embedder_query_max_length",
+        "passage_max_len": "embedder_passage_max_length",
+        "sentence_pooling_method": "pooling_method",
+    },
     "score": {
         "model_name_or_path": "reranker_name_or_path",
         "embedder_name_or_path": "embedder_name_or_path",

@@ -15,7 +15,9 @@ from finerank.core.aliases import aliases_for
 from finerank.core.errors import UsageError, did_you_mean
 from finerank.core.options import FALSE_WORDS, TRUE_WORDS, Option, convert, declared, is_ignored, read_config
 
-PARSER_FLAGS = ("config", "dump_config", "help")
+PARSER_FLAGS = ("config", "config_path", "dump_config", "help")
+
+CONFIG_FLAGS = ("config", "config_path")
 
 
 @dataclass
@@ -39,7 +41,7 @@ def parse(cls: type, argv: Sequence[str], verb: str, *, passthrough: bool = Fals
     """
     known = declared(cls)
     typed, extras = _scan(argv, known, verb, passthrough)
-    config = read_config(typed.pop("config")[0]) if "config" in typed else {}
+    config, said = _config(cls, typed, _names(known, verb))
     dump = bool(typed.pop("dump_config", False))
     from_config = _known_keys(config, known, verb, extras if passthrough else None)
     values = {name: convert(known[name], value) for name, value in {**from_config, **typed}.items()}
@@ -52,7 +54,17 @@ def parse(cls: type, argv: Sequence[str], verb: str, *, passthrough: bool = Fals
         for name in values
         if "ignored" in known[name].metadata
     ]
-    return Parsed(cls(**values), extras, notes, dump)
+    return Parsed(cls(**values), extras, said + notes, dump)
+
+
+def _config(cls: type, typed: dict[str, Any], names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Read ``--config``; a verb's class may find one where none is named (``find_config``) or read another tool's."""
+    find, adapt = getattr(cls, "find_config", None), getattr(cls, "adapt_config", None)
+    path = typed.pop("config")[0] if "config" in typed else find(typed) if find is not None else None
+    if path is None:
+        return {}, []
+    config = read_config(path)
+    return (config, []) if adapt is None else adapt(config, path, names)
 
 
 def _names(known: Mapping[str, Option], verb: str) -> list[str]:
@@ -104,8 +116,8 @@ def _scan(
         name = label.replace("-", "_")
         if name == "dump_config":
             typed[name] = True
-        elif name == "config" and "config" not in known:
-            typed[name] = [words.pop(0)] if equals else _one(words, word)
+        elif name in CONFIG_FLAGS and name not in known:
+            typed["config"] = [words.pop(0)] if equals else _one(words, word)
         else:
             _flag(name, word, words, bool(equals), known, verb, typed, extras if passthrough else None)
     return typed, extras
