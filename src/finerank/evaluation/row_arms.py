@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,11 +32,13 @@ def row_arms(models: Sequence[Loaded], row_set: RowSet, options: ArmOptions, *, 
     asked = [model for model in models if model.own]
 
     for model in asked:
+        started = time.monotonic()
         scores = _scores(model, row_set, options)
         by_cosine = model.searches and model.model is not None and model.model.cosine
         boundary = COSINE_BOUNDARY if by_cosine else 0.0
         arms.add(model.name, row_set.run(scores), model.path, **model.describe())
-        _add_figures(arms, model.name, row_set, scores, boundary, seed)
+        add_figures(arms, model.name, row_set, scores, boundary, seed)
+        arms.took(model.name, started)
     if options.fusion != "none":
         _fuse(arms, asked, row_set, options, seed)
     return arms
@@ -52,9 +55,10 @@ def _scores(model: Loaded, row_set: RowSet, options: ArmOptions) -> NDArray[np.f
         return score_pairs(model.model, pairs, update)
 
 
-def _add_figures(
+def add_figures(
     arms: Arms, name: str, row_set: RowSet, scores: NDArray[np.float32], boundary: float, seed: int
 ) -> None:
+    """Add what is no ranking metric: accuracies of pairs, figures over all pairs, the best threshold."""
     arms.facts[name]["best threshold"] = f"{best_threshold(row_set, scores):.4g}"
     arms.values[name] = {metric: found for metric, found in row_accuracies(row_set, arms.runs[name]).items() if found}
     arms.overall[name] = pair_figures(row_set, scores, boundary=boundary, seed=seed)
@@ -69,4 +73,4 @@ def _fuse(arms: Arms, asked: Sequence[Loaded], row_set: RowSet, options: ArmOpti
         arms.add(name, run, name)
         arms.comparisons += [(name, first.name), (name, model.name)]
         flat = np.array([score for scores in run.values() for score in scores.values()], dtype=np.float32)
-        _add_figures(arms, name, row_set, flat, 0.0, seed)
+        add_figures(arms, name, row_set, flat, 0.0, seed)

@@ -22,6 +22,7 @@ from finerank.evaluation.significance import Interval, random_generator
 
 FloatArray = NDArray[np.float64]
 RESAMPLES = 1_000
+ACCURACIES = ("pair accuracy", "all positives first")
 METRICS = ("nDCG@10", "MRR", "MAP", "Success@1", "nDCG@1", "nDCG@3", "nDCG@5")
 
 
@@ -79,7 +80,7 @@ def row_accuracies(row_set: RowSet, run: Run) -> dict[str, dict[str, float]]:
     """Return per row ``pair accuracy`` (share of positive-negative pairs in the right order, ties half) and ``all
     positives first`` (1 if every positive is strictly above every negative). Rows without negatives are left out.
     """
-    values: dict[str, dict[str, float]] = {"pair accuracy": {}, "all positives first": {}}
+    values: dict[str, dict[str, float]] = {name: {} for name in ACCURACIES}
     for query, scores in run.items():
         grades = row_set.qrels[query]
         positives = np.array([score for passage, score in scores.items() if passage in grades])

@@ -102,6 +102,9 @@ class EvaluateOptions(RerankerModelOptions, ModelOptions):
     query_instruction_format_for_retrieval: str = option(
         "{}{}", "how that text (first {}) and a query (second {}) are joined"
     )
+    strip_titles: bool = option(
+        False, "rows: judge them once more without their passages' title lines, lest a title gives the answer away"
+    )
     limit: int | None = option(None, "evaluate only the first N queries or rows", ge=1)
     embedding_cache: str = option(
         "auto",
@@ -154,6 +157,8 @@ def _read(options: EvaluateOptions) -> Task:
     if judged and len(options.data) > 1:
         raise UsageError(f"one judged folder at a time, got {len(options.data)} inputs", hint=f"--data {judged[0]}")
     if judged:
+        if options.strip_titles:
+            raise UsageError("--strip_titles is for rows, got a judged folder", hint="leave --strip_titles out")
         return _read_judged(options)
     if options.dev_split is not None:
         raise UsageError("--dev_split needs a judged folder, got rows", hint="--fusion_weight 1.0")
@@ -265,30 +270,19 @@ def _judged(options: EvaluateOptions, models: Sequence[Loaded], task: Task) -> t
 
 
 def _rows(options: EvaluateOptions, models: Sequence[Loaded], task: Task) -> tuple[Report, Arms, dict[str, Any]]:
-    from finerank.evaluation.report import build_report
-    from finerank.evaluation.row_arms import row_arms
+    from finerank.evaluation.row_layout import one_model
+    from finerank.evaluation.row_report import RowTask, judge_rows
     from finerank.evaluation.rows import METRICS
 
-    row_set = task.rows
-    assert row_set is not None
-    arms = row_arms(models, row_set, arm_options(options), seed=options.seed)
-    report = build_report(
-        arms.runs,
-        row_set.qrels,
-        row_set.queries,
-        row_set.passages,
-        metrics=options.metrics or METRICS,
-        baseline=arms.resolve(options.baseline),
-        comparisons=arms.comparisons,
-        title=f"rows of {', '.join(options.data)}",
-        notes=arms.notes,
-        more_values=arms.values,
-        overall=arms.overall,
-        facts=arms.facts,
-        sample_queries=options.sample_queries,
-        seed=options.seed,
-    )
-    return report, arms, {"data": options.data, "num_pairs": len(row_set.pairs())}
+    assert task.rows is not None
+    how = options.baseline, f"rows of {', '.join(options.data)}", options.seed, options.sample_queries
+    asked = RowTask(options.metrics or METRICS, *how, titles=options.strip_titles)
+    tested = judge_rows(models, task.rows, arm_options(options), asked)
+    found = {"data": options.data, **tested.data()}
+    named = [model for model in models if model.path in options.model_name_or_path]
+    if len(named) == 1 and not options.metrics and not options.first_stage and options.fusion == "none":
+        found["flat"] = one_model(tested, named[0].name, named[0].path, options.data)
+    return tested.report, tested.arms, found
 
 
 def _write(options: EvaluateOptions, claims: Claims, report: Report, arms: Arms, extra: dict[str, Any]) -> Outcome:
@@ -297,9 +291,13 @@ def _write(options: EvaluateOptions, claims: Claims, report: Report, arms: Arms,
     from finerank.evaluation import report_html
     from finerank.evaluation.report import report_data
     from finerank.evaluation.report_text import report_text
+    from finerank.evaluation.row_layout import shaped
+    from finerank.evaluation.row_report import beside_text
 
     counts = {"queries": report.query_count, "arms": len(report.arms)}
-    outcome = Outcome(report_text(report), report_data(report) | extra)
+    flat = extra.pop("flat", None)
+    data = report_data(report) | extra
+    outcome = Outcome(report_text(report) + beside_text(data), data if flat is None else shaped(data, flat))
     if claims.runs is not None and not claims.runs.done:
         claims.runs.write(arms.qrels, arms.runs)
         say(f"TREC runs: {options.run_dir}")
@@ -344,10 +342,12 @@ def _stored(path: str) -> Outcome:
 
     from finerank.data.console import say
     from finerank.evaluation.report_text import text_of
+    from finerank.evaluation.row_layout import report_of
+    from finerank.evaluation.row_report import beside_text
 
     say(f"{path} is done already; --overwrite evaluates again")
     data = orjson.loads(Path(path).read_bytes())
-    return Outcome(text_of(data), data)
+    return Outcome(text_of(report_of(data)) + beside_text(data), data)
 
 
 def _json(data: dict[str, Any]) -> bytes:
