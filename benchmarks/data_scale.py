@@ -59,11 +59,8 @@ def write_rows(path: Path, rows: int, words: int) -> None:
 
 def finerank(words: list[str], log: Path) -> dict[str, Any]:
     """Run one command; return its figures."""
-    load, before = os.getloadavg()[0], os.times()
-    result = measured([sys.executable, "-m", "finerank", *words], log)
-    after = os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"command": words[0]} | result | {"cpu_seconds": round(cpu, 1), "load": round(load, 1)}
+    load = os.getloadavg()[0]
+    return {"command": words[0], **measured([sys.executable, "-m", "finerank", *words], log), "load": round(load, 1)}
 
 
 def tokens_of(model: str | None, path: Path, rows: int) -> int:

@@ -20,7 +20,8 @@ def measured(
 ) -> dict[str, Any]:
     """Run a command to its end; its output goes to ``log``.
 
-    Returns exit (``"limit"`` where it was stopped after ``limit`` seconds), seconds, and in MiB: peak (highest
+    Returns exit (``"limit"`` where it was stopped after ``limit`` seconds), seconds, cpu_seconds (of it and the
+    children it waited for; what else runs on the machine changes them little), and in MiB: peak (highest
     resident set of the process tree, pages of mapped files included; pages that processes share count in each) and
     anonymous (highest sum of what no file backs).
     """
@@ -50,6 +51,7 @@ def measured(
     return {
         "exit": "limit" if stopped.is_set() else process.returncode,
         "seconds": round(time.perf_counter() - start, 2),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
         "peak": round(max(highest["resident"], usage.ru_maxrss / 1024), 1),
         "anonymous": round(highest["anonymous"], 1),
     }

@@ -1,7 +1,7 @@
 """One peer trains once, in a process of its own: ``python trainer_engines.py st|fe embedder|reranker JOB.json``.
 
-See trainers.py. Imports nothing of finerank, so that it runs in a peer's own environment. Batches, lengths, groups and
-epochs are those of recipes/train/; learning rates and losses are what the peers' documentation shows for this kind of job.
+See trainers.py. Imports nothing of finerank, so that it runs in a peer's own environment. Batches, groups and
+epochs are those of recipes/train/; the other settings are what the peers' documentation shows for this kind of job.
 """
 
 from __future__ import annotations

@@ -106,8 +106,8 @@ def judge(options: argparse.Namespace, runs: list[dict[str, Any]]) -> dict[str, 
         models, more = [run["folder"] for run in runs], ("--first_stage", options.first_stage or options.model)
     finerank(
         "evaluate", "--model_name_or_path", "bm25", *models, "--data", str(options.data), "--split", "dev", "--metrics",
-        METRIC, *more, "--top_k", str(options.depth), *LENGTHS[options.family], "--embedding_cache", str(options.work / "vectors"),
-        "--output_file", str(out), "--overwrite",
+        METRIC, *more, "--top_k", str(options.depth), *LENGTHS[options.family], "--embedding_cache",
+        str(options.work / "vectors"), "--output_file", str(out), "--overwrite",
     )  # fmt: skip
     results = json.loads(out.read_text())
     queries = sorted(next(iter(results["per_query"].values()))[METRIC])
@@ -132,6 +132,9 @@ def summary(runs: list[dict[str, Any]], values: dict[str, list[float]]) -> dict[
             "seconds": statistics.median(run["seconds"] for run in same),
             "peak": statistics.median(run["peak"] for run in same),
             "seconds over finerank's": statistics.median(run["seconds"] / own[run["seed"]]["seconds"] for run in same),
+            "cpu seconds over finerank's": statistics.median(
+                run["cpu_seconds"] / own[run["seed"]]["cpu_seconds"] for run in same
+            ),
             "per_seed": [statistics.fmean(values[Path(run["folder"]).name]) for run in same],
         }
     for name, scores in [*aside.items(), *mean.items()]:
