@@ -116,11 +116,13 @@ class LayerwiseReranker:
         """
         base = base_of(name, cache_dir) or name
         own = stored_settings([*([peft_path] if peft_path else []), name, base], cache_dir)
-        asked = {"start_layer": start_layer, "head_multi": head_multi, "head_type": head_type}
+        named = {"start_layer": start_layer, "head_multi": head_multi, "head_type": head_type}
+        asked = {key: value for key, value in named.items() if value is not None}
         opener = partial(_opened, asked=asked, stored=own.get("heads"), growing=new_head, from_raw=from_raw)
         model, source = load_causal(name, device, dtype, cache_dir, False, peft_path, opener)
         hf_tokenizer = load_tokenizer(source, cache_dir, False, padding="left")
-        cutoffs = sorted(set(cutoff_layers or own.get("cutoff_layers") or [])) or None
+        stored = None if new_head else own.get("cutoff_layers")
+        cutoffs = sorted(set(cutoff_layers or stored or [])) or None
         layers = _layers(model.config, cutoffs, start_layer if new_head else None, name, every=new_head)
         row = 0 if model.config.head_type == "simple" else token_id(hf_tokenizer, ANSWER, name)
         length = bounded_length(max_len, own.get("max_len") or DEFAULT_MAX_LEN, model.config, "max length")
@@ -253,23 +255,26 @@ def _opened(
         )
     if layered or not said:
         return _weights(source, dtype, cache_dir, LayerWiseMiniCPMConfig.from_pretrained(source, cache_dir=cache_dir))
-    return _grown(
-        source, dtype, cache_dir, HEADS | dict(stored or {}) | {k: v for k, v in asked.items() if v is not None}
-    )
+    return _grown(source, dtype, cache_dir, stored or asked)
 
 
 def _grown(
     source: str, dtype: torch.dtype, cache_dir: str | None, wanted: Mapping[str, Any]
 ) -> LayerWiseMiniCPMForCausalLM:
-    """Open a plain MiniCPM and give it the heads ``wanted``."""
-    config = LayerWiseMiniCPMConfig.from_pretrained(source, cache_dir=cache_dir, start_layer=0)
+    """Open a plain MiniCPM and give it the heads ``wanted``, or the usual ones."""
+    config = LayerWiseMiniCPMConfig.from_pretrained(source, cache_dir=cache_dir)
     blocks = config.num_hidden_layers
     config.start_layer, config.head_multi, config.head_type = blocks, False, "raw"
-    if not 0 < wanted["start_layer"] <= blocks:
-        raise UserError(f"start layer {wanted['start_layer']}: {source} has layers 1 to {blocks}")
+    usual = min(HEADS["start_layer"], blocks)
+    chosen = HEADS | {"start_layer": usual} | dict(wanted)
+    if not 0 < chosen["start_layer"] <= blocks:
+        raise UserError(
+            f"no head can stand on layer {chosen['start_layer']}: {source} has layers 1 to {blocks}",
+            hint=f"--start_layer {usual}",
+        )
     model = _weights(source, dtype, cache_dir, config)
     tokenizer = load_tokenizer(source, cache_dir, False, padding="left")
-    model.grow_heads(**wanted, row=token_id(tokenizer, ANSWER, source))
+    model.grow_heads(**chosen, row=token_id(tokenizer, ANSWER, source))
     return model
 
 

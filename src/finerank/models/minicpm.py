@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import nn
 from torch.nn import functional
 from transformers import LlamaConfig, PreTrainedModel
@@ -24,7 +23,6 @@ HeadType = Literal["raw", "complex", "simple"]
 SCALED_ROTATIONS = ("linear", "dynamic")
 
 
-@strict
 class LayerWiseMiniCPMConfig(LlamaConfig):  # type: ignore[misc]
     """What ``config.json`` says; written back with the published keys.
 
@@ -48,10 +46,10 @@ class LayerWiseMiniCPMConfig(LlamaConfig):  # type: ignore[misc]
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        if self.head_type not in get_args(HeadType):
+            raise ValueError(f"head_type {self.head_type} is not known; {', '.join(get_args(HeadType))} are")
         if self.rotation[0] not in ("default", *SCALED_ROTATIONS):
             raise ValueError(f"rope_scaling of type {self.rotation[0]} is not known; linear and dynamic are")
-        if not 0 <= self.start_layer <= self.num_hidden_layers:
-            raise ValueError(f"start_layer {self.start_layer} is beyond the {self.num_hidden_layers} layers")
 
     @property
     def rotation(self) -> tuple[str, float, float]:
@@ -223,6 +221,8 @@ class LayerWiseMiniCPMForCausalLM(MiniCPMPreTrained):
 
 def heads(config: LayerWiseMiniCPMConfig) -> nn.Module:
     """Return the heads that a configuration asks for, under the published names."""
+    if not 0 <= config.start_layer <= config.num_hidden_layers:
+        raise ValueError(f"start_layer {config.start_layer} is not among the {config.num_hidden_layers} layers")
     kind = VocabularyRows if config.head_type == "raw" else LayerHead
     rows = 1 if config.head_type == "simple" else config.vocab_size
     if not config.head_multi:
