@@ -8,7 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-BUILDERS = {"base": "tests.parity.tiny_base", "layerwise": "tests.parity.tiny_minicpm", "lightweight": "tests.parity.tiny_gemma"}
+BUILDERS = {
+    "base": "tests.parity.tiny_base",
+    "layerwise": "tests.parity.tiny_minicpm",
+    "lightweight": "tests.parity.tiny_gemma",
+}
 """Class -> module whose ``MODELS`` maps names to functions that write a tiny model into a folder."""
 LONG = "sort the list of numbers in each file and return what was not read from the tree " * 6
 PAIRS = [
@@ -23,7 +27,10 @@ PAIRS = [
     ("red", "blue"),
     ("red green blue", "green is a value of the tree, red is not, blue is two"),
     ("where is the cat?", "  a space before, and two behind  "),
-    ("\u732b\u306f\u3069\u3053", "\u732b\u306f\u7bb1\u306e\u4e2d\u306b\u3044\u307e\u3059\u3002 caf\u00e9 na\u00efve \U0001f408"),
+    (
+        "\u732b\u306f\u3069\u3053",
+        "\u732b\u306f\u7bb1\u306e\u4e2d\u306b\u3044\u307e\u3059\u3002 caf\u00e9 na\u00efve \U0001f408",
+    ),
     ("Yes or No", "Yes No Yes No yes no"),
     ("what is zero", "zero is the number that adds nothing: x + 0 = x"),
     ("name of the new tree", "the tree was given a new name " * 9),

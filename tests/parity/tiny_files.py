@@ -13,12 +13,13 @@ from zlib import crc32
 
 import numpy as np
 
-WORDS = (
+TEXT_OF_WORDS = (
     "A B Yes No Given query passage determine whether contains answer the to by providing prediction either of or a an "
     "and are as at be can cat code dog each file find fish for from get give has have how in is it list make name new "
     "not number on one open path read remove return right search sort string text that them this tree two up use value "
     "was what when where which with word write zero red blue green relevant Predict yes no Judge Document Query"
-).split()
+)
+WORDS = TEXT_OF_WORDS.split()
 SPACE = "\u2581"
 """What SentencePiece puts for a space."""
 Shapes = Mapping[str, tuple[int, ...]]
@@ -66,7 +67,8 @@ def decoder_shapes(config: Mapping[str, Any], *, biases: Sequence[str] = (), nor
     heads = config["num_attention_heads"]
     width = config.get("head_dim") or hidden // heads
     groups = config.get("num_key_value_heads") or heads
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    shapes["model.norm.weight"] = (hidden,)
     if not config.get("tie_word_embeddings"):
         shapes["lm_head.weight"] = (vocabulary, hidden)
     parts = {
@@ -142,7 +144,8 @@ def write_pieces_tokenizer(folder: Path, *, kind: str, side: str = "left") -> in
             {begin: {"id": begin, "ids": [vocabulary[begin]], "tokens": [begin]}},
         ),
         "decoder": {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"},
         ]},
         "model": _bpe(vocabulary, merges, unknown="<unk>"),
     }  # fmt: skip

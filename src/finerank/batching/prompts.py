@@ -120,6 +120,13 @@ class Tokenizer:
         parts = (self._sides(list(texts[start : start + ENCODED_AT_ONCE]), max_len) for start in starts)
         return [encoding.ids for part in parts for encoding in part]
 
+    def shortened(self, texts: Sequence[str], max_len: int) -> list[str]:
+        """Return texts without what stands behind their first ``max_len`` tokens; a character is kept whole or not."""
+        starts = range(0, len(texts), ENCODED_AT_ONCE)
+        parts = (self._sides(list(texts[start : start + ENCODED_AT_ONCE]), None) for start in starts)
+        encodings = (encoding for part in parts for encoding in part)
+        return [_shortened(text, encoding, max_len) for text, encoding in zip(texts, encodings)]
+
     def _encoded(self, inputs: Sequence[Any]) -> list[Tokens]:
         return [
             self._tokens(encoding)
@@ -137,3 +144,10 @@ class Tokenizer:
 
     def _tokens(self, encoding: Any) -> Tokens:
         return Tokens(encoding.ids, encoding.type_ids if self.with_types else None)
+
+
+def _shortened(text: str, encoding: Any, max_len: int) -> str:
+    if len(encoding.ids) <= max_len:
+        return text
+    ends = [encoding.offsets[max_len][0], *(encoding.offsets[max_len - 1][1:] if max_len else ())]
+    return text[: min(ends)]

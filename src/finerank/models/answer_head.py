@@ -35,6 +35,27 @@ class AnswerHead(torch.nn.Module):
             return functional.linear(hidden.float(), self.weight[self.rows].float(), bias)
 
 
+class AnsweringModule(torch.nn.Module):
+    """A causal language model with an AnswerHead; ``forward`` runs micro-batches of a step."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def logits(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return float32 scores [n] of a batch that is padded left: the first answer's logit, less the second's."""
+        mask = features["attention_mask"]
+        answers: torch.Tensor = self.model(
+            input_ids=features["input_ids"], attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            use_cache=False, logits_to_keep=1,
+        ).logits[:, -1].float()  # fmt: skip
+        return answers[:, 0] - answers[:, 1] if answers.shape[1] > 1 else answers[:, 0]
+
+    def forward(self, micro: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """Return the scores [N] of padded micro-batches, one after the other."""
+        return torch.cat([self.logits(features) for features in micro])
+
+
 @contextmanager
 def whole_head(model: Any, head: Any) -> Iterator[None]:
     """Put ``head`` back for a while, as it is saved and read by others; it shares its weights with the answers'."""

@@ -12,6 +12,7 @@ FAMILIES = {
     "bi_encoder": "finerank.models.bi_encoder:BiEncoder",
     "cross_encoder": "finerank.models.cross_encoder:CrossEncoder",
     "llm_reranker": "finerank.models.llm_reranker:LlmReranker",
+    "chat_reranker": "finerank.models.chat_reranker:ChatReranker",
     "layerwise_reranker": "finerank.models.layerwise_reranker:LayerwiseReranker",
     "lightweight_reranker": "finerank.models.lightweight_reranker:LightweightReranker",
 }
@@ -87,6 +88,10 @@ def class_of(name: str, cache_dir: str | None = None) -> str | None:
         return None
     if saved_as == "CrossEncoder":
         return "decoder-only-chat" if architecture == "decoder-only-base" else architecture or "encoder-only-base"
+    if architecture in ("decoder-only-base", "decoder-only-chat"):
+        modules = model_file(name, "modules.json", cache_dir)
+        if modules is not None:
+            return "decoder-only-chat" if "LogitScore" in modules.read_text(encoding="utf-8") else None
     base = base_of(name, cache_dir)
     if base is None:
         return architecture
@@ -107,11 +112,6 @@ def _class_by_architecture(name: str, cache_dir: str | None) -> str | None:
             return "decoder-only-layerwise"
         if LIGHTWEIGHT in lowered:
             return "decoder-only-lightweight"
-        if model_file(name, "modules.json", cache_dir) is not None:
-            return None
-        return (
-            "decoder-only-chat"
-            if architecture in CHATTING and "rerank" in Path(name).name.lower()
-            else "decoder-only-base"
-        )
+        by_name = architecture in CHATTING and "rerank" in Path(name).name.lower()
+        return "decoder-only-chat" if by_name else "decoder-only-base"
     return None

@@ -21,7 +21,7 @@ from finerank.core.protocols import AnyPair, Progress
 from finerank.core.records import Group
 from finerank.core.seeding import DEFAULT_SEED
 from finerank.models import adapters, engine, pairwise
-from finerank.models.answer_head import AnswerHead, whole_head
+from finerank.models.answer_head import AnswerHead, AnsweringModule, whole_head
 from finerank.models.attention import set_dropout
 from finerank.models.language_models import load_causal, load_tokenizer, token_id
 from finerank.models.load import bounded_length, facts, weights_digest
@@ -32,27 +32,6 @@ ANSWER = "Yes"
 DEFAULT_MAX_LEN = 512
 TRAINING_TOKENS = 4096
 UNCUT = 1_000_000
-
-
-class AnsweringModule(torch.nn.Module):
-    """A causal language model with an AnswerHead; ``forward`` runs micro-batches of a step."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def logits(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return float32 logits [n] of a batch that is padded left."""
-        mask = features["attention_mask"]
-        logits: torch.Tensor = self.model(
-            input_ids=features["input_ids"], attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            use_cache=False, logits_to_keep=1,
-        ).logits  # fmt: skip
-        return logits[:, -1, 0].float()
-
-    def forward(self, micro: list[dict[str, torch.Tensor]]) -> torch.Tensor:
-        """Return the logits [N] of padded micro-batches, one after the other."""
-        return torch.cat([self.logits(features) for features in micro])
 
 
 class LlmReranker:
