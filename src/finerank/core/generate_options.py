@@ -48,8 +48,8 @@ class GenerateOptions(EncoderOptions):
     )
     oracle: Literal["rule", "llm", "gold"] = option(
         "rule",
-        "what says whether a candidate is a positive or a negative: rules, a language model, or the corpus's own qrels; "
-        "what it cannot tell is no label",
+        "what says whether a candidate is a positive or a negative: rules, a language model, or the corpus's own "
+        "qrels; what it cannot tell is no label",
     )
     max_doc_candidates: int = option(10, "candidates that are retrieved for a query and judged", ge=1)
     lambda1: float = option(0.7, "diverse retriever: weight of a candidate's likeness to the query", ge=0)

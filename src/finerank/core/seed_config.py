@@ -25,14 +25,13 @@ BY_METHOD = {"model2path": "embedder", "model2pooling": "pooling_method"}
 """Their mapping from the retrieval method -> our name of what stands there."""
 SETTINGS = ("openai_setting", "google_setting", "anthropic_setting", "deepseek_setting")
 PARAMETERS = {"max_tokens": "llm_max_tokens", "temperature": "llm_temperature"}
-OWN = frozenset(
-    """
+OWN_KEYS = """
     corpus_path retrieval_method model2path model2pooling method2index method2corpus retrieval_topk
     retrieval_batch_size retrieval_use_fp16 retrieval_query_max_length faiss_gpu save_retrieval_cache
     use_retrieval_cache retrieval_cache_path generator_model entity_extractor_model question_generator_model
     generation_params generator_batch_size openai_setting google_setting anthropic_setting deepseek_setting
-    """.split()
-)
+"""
+OWN = frozenset(OWN_KEYS.split())
 """Keys by which such a config is known."""
 SPARSE = "bm25"
 POOLINGS = {"pooler": "cls", "last": "last_token", "lasttoken": "last_token"}

@@ -19,8 +19,7 @@ ABBREVIATION = re.compile(
     r"Jul|Aug|Sep|Sept|Oct|Nov|Dec)|e\.g|i\.e|cf|[A-Z]\.[A-Z])\.[\"')\]]*\s*$"
 )
 SPACE_FREE = re.compile(r"\s+")
-FUNCTION = frozenset(
-    """
+FUNCTION_WORDS = """
 a about above across after again against all almost along already also although always am among an and another any
 anyone anything are around as at away back be became because become becomes been before behind being below beside
 besides between beyond both but by came can cannot could did do does doing done down due during each either else enough
@@ -47,16 +46,15 @@ reach receive received recent recently reduce reduced refer refers regarding rel
 require required requires result resulting results run similar small specific start started study suggest suggests
 support tend tends think thought took treat treated try turn typically unknown usual want whole work works
 worked written year years
-""".split()
-)  # fmt: skip
+"""
+FUNCTION = frozenset(FUNCTION_WORDS.split())
 """English words at which a noun phrase ends: function words, and verbs and adverbs of every subject."""
 CHINESE_FUNCTION = re.compile(
     r"[的了和与及在是为被由于而但也都就这那其之以到从对把让将并或等所着很更最又再还没能会可要我你他她它们个有不]|"
     r"一种|一个|其中|因为|所以|如果|虽然|但是|以及|通过|进行|根据|关于|成为|认为|曾经|主要|由于|开始|使用|目前|包括"
 )
-WEAK_START = frozenset(
-    "the a an this that these those its their his her our your in on at for with by to from as".split()
-)
+WEAK_STARTS = "the a an this that these those its their his her our your in on at for with by to from as"
+WEAK_START = frozenset(WEAK_STARTS.split())
 
 
 def language_of(passages: Sequence[str]) -> str:

@@ -97,11 +97,22 @@ class Bm25Retriever:
 
     def scores(self, query: str) -> NDArray[np.float32]:
         """Return the score of every passage of the pool [N]."""
-        known = (self._vocabulary.get(term) for term in self._terms(query))
-        ids = [term for term in known if term is not None]
+        ids = self.term_numbers(query)
         if not ids or self._index is None:
             return np.zeros(self._size, dtype=np.float32)
         return np.asarray(self._index.get_scores_from_ids(ids), dtype=np.float32)
+
+    def postings(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+        """Return, by term, where its passages begin [V + 1], the passages and the scores that it gives them [P]."""
+        if self._index is None:
+            return np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
+        found = self._index.scores
+        return found["indptr"], found["indices"], found["data"]
+
+    def term_numbers(self, text: str) -> list[int]:
+        """Return the numbers of those terms of a text that the pool knows, repeats included."""
+        known = (self._vocabulary.get(term) for term in self._terms(text))
+        return [term for term in known if term is not None]
 
     def _build(self, passages: Sequence[str], k1: float, b: float) -> Any:
         """Index the pool; one block of passages' term numbers is held at a time, and eight bytes a posting."""
