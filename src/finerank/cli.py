@@ -45,6 +45,7 @@ VERBS: dict[str, Verb] = {
     ),
     "merge": Verb("finerank.stages.merge", "MergeOptions", "A tuned model and its base averaged; an adapter merged."),
     "evaluate": Verb("finerank.stages.evaluate", "EvaluateOptions", "Compare models, with intervals and tests."),
+    "ablate": Verb("finerank.stages.ablate", "AblateOptions", "Pipelines against each other: retrievers, rerankers, λ."),
     "rerank": Verb("finerank.stages.rerank", "RerankOptions", "Score the candidates of a query."),
 }
 OVERVIEW = """usage: finerank VERB [options]
@@ -109,7 +110,9 @@ def _let_the_first_speak() -> None:
 
 def _ended(code: int) -> int:
     """End a process of a launcher's at once: gloo's threads may abort it at a normal exit, and all is on disk."""
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+    from finerank.data.console import launched
+
+    if launched():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -160,6 +160,11 @@ def is_main_process() -> bool:
     return not _muted and os.environ.get("RANK", "0") in ("", "0")
 
 
+def launched() -> bool:
+    """Say whether a launcher has started several processes of this run."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1
+
+
 def _ignore(value: object) -> None:
     return None
 

@@ -113,9 +113,9 @@ def _check(options: TrainOptions, typed: dict[str, Any]) -> None:
 
 
 def _check_embedder(options: EmbedderOptions) -> None:
-    from finerank.data.console import say
+    from finerank.data.console import launched, say
 
-    if options.negatives_cross_device and int(os.environ.get("WORLD_SIZE") or 1) == 1:
+    if options.negatives_cross_device and not launched():
         say("note: --negatives_cross_device has no effect on a single device")
     if options.use_mrl != bool(options.mrl_dims):
         raise UsageError("--use_mrl and --mrl_dims go together", hint="--use_mrl --mrl_dims 64 128 256 384")
@@ -289,7 +289,7 @@ def _write_model(
 ) -> None:
     from finerank.data.outputs import write_atomic
     from finerank.evaluation.fusion_store import save_fusion
-    from finerank.training.card import model_card
+    from finerank.training.card import kind_of, model_card
     from finerank.training.page import training_page
 
     model.save(folder.path)
@@ -299,7 +299,7 @@ def _write_model(
     write_atomic(folder.path / "training.html", page.encode("utf-8", "replace"))
     card = model_card(
         options.output_dir, options.model_name_or_path, semantic(options), folder.parts.to_mapping()["inputs"], counts,
-        reranker=isinstance(options, RerankerOptions),
+        kind=kind_of(model),
     )  # fmt: skip
     write_atomic(folder.path / "README.md", card.encode())
 

@@ -17,8 +17,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import logging as hf_logging
 
 from finerank.core.errors import UsageError, did_you_mean
-from finerank.data.console import say
-from finerank.training.distributed import launched
+from finerank.data.console import launched, say
 from finerank.training.zero import launch_alone
 
 RENAMED = {

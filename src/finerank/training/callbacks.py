@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import IntervalStrategy
 
 from finerank.core.seeding import stream_seed
-from finerank.data.console import progress, say, warn
+from finerank.data.console import launched, progress, say, warn
 from finerank.training import distributed
 from finerank.training.dataset import EpochBatches
 
@@ -165,7 +165,7 @@ class Signals(TrainerCallback):  # type: ignore[misc]
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received and time.monotonic() - self.at < ONE_SIGNAL and distributed.launched():
+        if self.received and time.monotonic() - self.at < ONE_SIGNAL and launched():
             return
         if self.received:
             raise KeyboardInterrupt

@@ -6,7 +6,6 @@ A launcher such as torchrun has started the processes; ``arguments.join_processe
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,6 @@ from torch import Tensor
 Made = TypeVar("Made")
 _by_itself = False
 """Whether the first process is doing something that the others only wait for."""
-
-
-def launched() -> bool:
-    """Say whether a launcher has started several processes."""
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1
 
 
 def rank() -> int:

@@ -8,9 +8,8 @@ from typing import Any
 
 from finerank.core.errors import UsageError, UserError
 from finerank.core.train_options import TrainOptions
-from finerank.data.console import say, warn
+from finerank.data.console import launched, say, warn
 from finerank.training import zero
-from finerank.training.distributed import launched
 
 FALSE = ("", "False", "false", "0", "no")
 
