@@ -17,7 +17,7 @@ from finerank.models.families import family_of
 from finerank.models.layerwise_reranker import LayerwiseReranker
 from finerank.models.load import load_scorer, trainable_scorer
 from tests.models.test_families import PAIRS, groups, outputs_of
-from tests.parity.tiny_minicpm import BLOCKS, MODELS, START_LAYER, minicpm, plain_minicpm
+from tests.parity.tiny_minicpm import BLOCKS, KINDS, START_LAYER, minicpm, plain_minicpm
 
 TOLERANCE = 1e-4
 EVERY = list(range(START_LAYER, BLOCKS + 1))
@@ -78,11 +78,9 @@ def test_batches_order_and_padding_change_nothing(published: str, monkeypatch: p
     assert np.abs(model.layer_scores([PAIRS[i] for i in shuffled]) - scores[:, shuffled]).max() <= 1e-5
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_model_scores_the_same(kind: str, tmp_path: Path) -> None:
-    model = scorer(
-        minicpm(tmp_path / "published", **MODELS[kind]), cutoff_layers=[2, 4], max_len=100, prompt="is it so"
-    )
+    model = scorer(minicpm(tmp_path / "published", **KINDS[kind]), cutoff_layers=[2, 4], max_len=100, prompt="is it so")
     model.save(tmp_path / "saved")
     again = scorer(tmp_path / "saved")
     assert (again.layer_scores(PAIRS) == model.layer_scores(PAIRS)).all()
@@ -106,6 +104,15 @@ def test_a_pair_may_bring_its_own_prompt(published: str) -> None:
     model, own = scorer(published), scorer(published, prompt="is it so")
     asked = [(*pair, "is it so") for pair in PAIRS]
     assert np.abs(model.score([*asked, *PAIRS]) - [*own.score(PAIRS), *model.score(PAIRS)]).max() <= TOLERANCE
+
+
+def test_half_precision_keeps_the_heads(published: str, tmp_path: Path) -> None:
+    scorer(published).save(tmp_path / "saved")
+    half = load_scorer(str(tmp_path / "saved"), device="cpu", dtype="bfloat16")
+    assert half.dtype == torch.bfloat16
+    assert {tensor.dtype for tensor in half.transformer.lm_head.parameters()} == {torch.float32}
+    exact = scorer(published).score(PAIRS)
+    assert np.abs(half.score(PAIRS) - exact).max() < 0.1 * exact.std()
 
 
 def test_errors_are_one_sentence(published: str, plain: str, tiny_language_model: str, tmp_path: Path) -> None:

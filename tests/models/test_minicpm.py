@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finerank.models.minicpm import LayerWiseMiniCPMConfig, LayerWiseMiniCPMForCausalLM
-from tests.parity.tiny_minicpm import BLOCKS, MODELS, START_LAYER, cut, minicpm, plain_minicpm
+from tests.parity.tiny_minicpm import BLOCKS, KINDS, START_LAYER, cut, minicpm, plain_minicpm
 
 LAYERS = (2, 3, 5)
 ROW = 77
@@ -94,9 +94,9 @@ def by_hand(folder: Path, ids: list[int]) -> dict[int, float]:
     return scores
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_those_of_plain_arithmetic(kind: str, tmp_path: Path) -> None:
-    folder = minicpm(tmp_path, **MODELS[kind] | ({"max_position_embeddings": 10} if kind == "dynamic" else {}))
+    folder = minicpm(tmp_path, **KINDS[kind] | ({"max_position_embeddings": 10} if kind == "dynamic" else {}))
     ids, mask = batch()
     with torch.no_grad():
         scores = opened(folder)(ids, mask, LAYERS, ROW)
@@ -106,9 +106,9 @@ def test_scores_are_those_of_plain_arithmetic(kind: str, tmp_path: Path) -> None
         assert scores[row].tolist() == pytest.approx([expected[layer] for layer in LAYERS], abs=2e-5)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_saved_is_what_was_published(kind: str, tmp_path: Path) -> None:
-    folder = minicpm(tmp_path / "published", **MODELS[kind])
+    folder = minicpm(tmp_path / "published", **KINDS[kind])
     opened(folder).save_pretrained(tmp_path / "saved")
     before = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
     after = load_file(tmp_path / "saved" / "model.safetensors")
@@ -143,7 +143,7 @@ def test_blocks_above_the_highest_layer_do_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["simple_grouped", "dynamic", "raw_tied"])
 def test_padding_and_neighbours_change_nothing(kind: str, tmp_path: Path) -> None:
-    model = opened(minicpm(tmp_path, **MODELS[kind] | {"max_position_embeddings": 16}))
+    model = opened(minicpm(tmp_path, **KINDS[kind] | {"max_position_embeddings": 16}))
     ids, mask = batch((21, 20, 9, 3))
     with torch.no_grad():
         together = model(ids, mask, LAYERS, ROW)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def _heads(config: Mapping[str, Any]) -> Shapes:
     return dict.fromkeys(names, (1 if simple else config["vocab_size"], config["hidden_size"]))
 
 
-MODELS = {
+KINDS: dict[str, dict[str, Any]] = {
     "simple": {},
     "simple_shared": {"head_multi": False},
     "simple_grouped": {"num_key_value_heads": 2, "attention_bias": True, "rope_theta": 5000.0, "shards": 3},
@@ -119,3 +120,7 @@ MODELS = {
     "raw_untied": {"head_type": "raw", "head_multi": False, "tie_word_embeddings": False},
 }
 """Name -> options of ``minicpm``."""
+MODELS: dict[str, Callable[[Path], Path]] = {
+    name: partial(minicpm, **options) for name, options in KINDS.items() if "head_type" not in options
+}
+"""Models that FlagEmbedding scores; of heads over the vocabulary it takes the last token, not "Yes"."""
