@@ -67,7 +67,7 @@ class PairOptions:
         None,
         "how a lightweight reranker's weights are read: flagembedding, as FlagEmbedding runs them (the first head for "
         "every layer, attention scores not capped), which is how published figures were measured; architecture, as "
-        "the model's configuration says; without it the model's own, else flagembedding",
+        "the model's configuration says; without it the model's own, else flagembedding, in training architecture",
     )
 
 

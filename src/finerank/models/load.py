@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from finerank.data import console
 from finerank.models.families import open_family, scoring_family
 from finerank.models.freezing import trained
 from finerank.models.memory import keep_freed_memory
-from finerank.models.model_files import near_folder, quiet
+from finerank.models.model_files import base_of, near_folder, quiet, read_json
 
 if TYPE_CHECKING:
     from finerank.models.bi_encoder import BiEncoder
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ROPE_OR_UNBOUNDED = 10**6
+OWN_ARCHITECTURES = ("layerwise_reranker", "lightweight_reranker")
+"""Families that bring their architecture along, which transformers need not know."""
 
 
 def load_encoder(name: str, *, device: str = "auto", dtype: str = "auto", **options: Any) -> BiEncoder:
@@ -53,7 +55,7 @@ def load_scorer(
         family: key of ``families.FAMILIES``; without it, what the model's files say.
     """
     place = resolve_device(device)
-    chosen = open_family(family or scoring_family(name, options.get("cache_dir")))
+    chosen = _scoring_class(name, family, options)
     model: CrossEncoder = chosen.load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
     return model
 
@@ -81,10 +83,36 @@ def trainable_scorer(
 ) -> CrossEncoder:
     """Load a reranker for training; a base embedder or plain encoder gets a new head (seeded by ``seed``)."""
     place = resolve_device(device)
-    chosen = open_family(family or scoring_family(name, options.get("cache_dir")))
+    chosen = _scoring_class(name, family, options)
     model: CrossEncoder = chosen.load(name, device=place, dtype=torch.float32, new_head=True, **options)
     model.prepare_for_training(dropout)
     return model
+
+
+def _scoring_class(name: str, family: str | None, options: Mapping[str, Any]) -> Any:
+    """Import the family that scores with a model.
+
+    Raises:
+        UserError: if nobody knows the model's architecture.
+    """
+    cache_dir = options.get("cache_dir")
+    family = family or scoring_family(name, cache_dir)
+    if family not in OWN_ARCHITECTURES and not options.get("trust_remote_code"):
+        _check_known(base_of(name, cache_dir) or name, cache_dir)
+    return open_family(family)
+
+
+def _check_known(name: str, cache_dir: str | None) -> None:
+    from transformers import CONFIG_MAPPING
+
+    said = read_json(name, "config.json", cache_dir)
+    kind = said.get("model_type")
+    if kind is not None and kind not in CONFIG_MAPPING:
+        architecture = (said.get("architectures") or ["without a name"])[0]
+        raise UserError(
+            f'{name}: unknown architecture {architecture} (model type "{kind}")',
+            hint="a newer transformers, or --trust_remote_code True if its folder brings its own code",
+        )
 
 
 def resolve_device(name: str) -> torch.device:

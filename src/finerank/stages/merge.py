@@ -217,10 +217,11 @@ def _first_stage(options: MergeOptions) -> Any:
 
 def _write_model(options: MergeOptions, model: Any, folder: Folder, counts: Mapping[str, Any]) -> None:
     from finerank.data.outputs import write_atomic
+    from finerank.training.card import kind_of
     from finerank.training.merge_card import merged_card
 
     model.save(folder.path)
-    card = merged_card(options.output_dir, counts, reranker=not hasattr(model, "encode"))
+    card = merged_card(options.output_dir, counts, kind=kind_of(model))
     write_atomic(folder.path / "README.md", card.encode())
 
 

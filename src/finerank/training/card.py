@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from finerank import __version__
 
 FRONT = """---
-library_name: sentence-transformers
+library_name: {library}
 pipeline_tag: {task}
 base_model: {base}
 tags:
@@ -23,6 +23,13 @@ passages = ["Paris is the capital of France.", "Bread is baked from flour."]
 for hit in model.rank("capital of France", passages):
     print(round(float(hit["score"]), 4), passages[hit["corpus_id"]])
 """
+DECODER_SNIPPET = """from finerank import Reranker
+
+model = Reranker({folder!r})
+passages = ["Paris is the capital of France.", "Bread is baked from flour."]
+for place, score in model.rank("capital of France", passages):
+    print(round(score, 4), passages[place])
+"""
 EMBEDDER_SNIPPET = """from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer({folder!r})
@@ -30,10 +37,18 @@ passages = ["Paris is the capital of France.", "Bread is baked from flour."]
 scores = model.similarity(model.encode_query(["capital of France"]), model.encode_document(passages))
 print(scores)
 """
+Kind = Literal["embedder", "reranker", "decoder"]
+"""The last is a reranker that is a language model; not all of them can be opened with sentence-transformers."""
+SNIPPETS: dict[Kind, str] = {"embedder": EMBEDDER_SNIPPET, "reranker": RERANKER_SNIPPET, "decoder": DECODER_SNIPPET}
+NAMES: dict[Kind, str] = {
+    "embedder": "embedder (bi-encoder)",
+    "reranker": "reranker (cross-encoder)",
+    "decoder": "reranker (language model)",
+}
 
 
 def model_card(
-    folder: str, base: str, options: Mapping[str, Any], inputs: Any, counts: Mapping[str, Any], *, reranker: bool
+    folder: str, base: str, options: Mapping[str, Any], inputs: Any, counts: Mapping[str, Any], *, kind: Kind
 ) -> str:
     """Return the card as Markdown: what it is, how to use it, what was measured, from which data and options.
 
@@ -45,9 +60,9 @@ def model_card(
         *opening(
             folder,
             base,
-            f"# A {kind_of(reranker)}, tuned from `{base}`",
+            f"# A {NAMES[kind]}, tuned from `{base}`",
             f"Made by finerank {__version__}; `training.html` shows the course of the training.",
-            reranker=reranker,
+            kind=kind,
         ),
         f"## Measured on held-out data\n\n{_figures(counts)}\n",
         *([f"## Beside its first stage\n\n{_beside(folder, counts)}\n"] if counts.get("first_stage") else []),
@@ -58,17 +73,20 @@ def model_card(
     return "\n".join(parts)
 
 
-def kind_of(reranker: bool) -> str:
-    """Name the kind of a model."""
-    return "reranker (cross-encoder)" if reranker else "embedder (bi-encoder)"
+def kind_of(model: Any) -> Kind:
+    """Return the kind of a model: what it encodes with, or which task peft would say it has."""
+    if hasattr(model, "encode"):
+        return "embedder"
+    return "decoder" if model.TASK == "CAUSAL_LM" else "reranker"
 
 
-def opening(folder: str, base: str, title: str, made: str, *, reranker: bool) -> list[str]:
+def opening(folder: str, base: str, title: str, made: str, *, kind: Kind) -> list[str]:
     """Return how every card begins: front matter, title, how it was made, how to use it."""
-    snippet = (RERANKER_SNIPPET if reranker else EMBEDDER_SNIPPET).format(folder=folder)
-    task = "text-ranking" if reranker else "sentence-similarity"
+    snippet = SNIPPETS[kind].format(folder=folder)
+    task = "sentence-similarity" if kind == "embedder" else "text-ranking"
+    library = "transformers" if kind == "decoder" else "sentence-transformers"
     return [
-        FRONT.format(task=task, base=json.dumps(base)),
+        FRONT.format(task=task, base=json.dumps(base), library=library),
         f"{title}\n",
         f"{made}\n",
         f"## Use\n\n```python\n{snippet}```\n",

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from finerank import __version__
-from finerank.training.card import kind_of, opening
+from finerank.training.card import NAMES, Kind, opening
 
 
-def merged_card(folder: str, counts: Mapping[str, Any], *, reranker: bool) -> str:
+def merged_card(folder: str, counts: Mapping[str, Any], *, kind: Kind) -> str:
     """Return the card as Markdown: what was merged, how to use it, what each weight measured.
 
     Args:
@@ -26,9 +26,9 @@ def merged_card(folder: str, counts: Mapping[str, Any], *, reranker: bool) -> st
         *opening(
             folder,
             first,
-            f"# A merged {kind_of(reranker)}",
+            f"# A merged {NAMES[kind]}",
             f"{what}. Made by finerank {__version__}.",
-            reranker=reranker,
+            kind=kind,
         ),
         f"## Measured on held-out data\n\n{_figures(counts)}\n",
     ]
