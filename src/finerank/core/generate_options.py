@@ -138,6 +138,7 @@ class GenerateOptions(EncoderOptions):
     summary: str | None = option(
         None, "summary file; without it contrastive_data_summary.json in --output_dir", metavar="FILE", semantic=False
     )
+    config_file: str | None = option(None, "the config that was read, for the summary", metavar="FILE", semantic=False)
     seed: int = option(DEFAULT_SEED, "seed of everything that is drawn", ge=0)
     overwrite: bool = option(False, "replace outputs made with other options or documents", semantic=False)
 
@@ -193,6 +194,7 @@ class GenerateOptions(EncoderOptions):
     ) -> tuple[dict[str, Any], list[str]]:
         """Read a config, seed 003's too; theirs makes two-hop queries unless it says otherwise."""
         values, notes = translate(config, names)
+        values["config_file"] = path
         if not is_seed_config(config):
             return values, notes
         values.setdefault("query_mode", ["bridge"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -18,6 +19,7 @@ from finerank.core.records import kind
 from finerank.data import console
 from finerank.data.files import kind_of
 from finerank.data.judged import is_judged
+from finerank.data.manifest import digest_file
 from finerank.data.markdown import JOINT, pieces, sections_of
 from finerank.data.origins import find_origins, records_of
 from finerank.data.sources import ID_KEYS, MAX_PROBLEMS
@@ -29,7 +31,7 @@ MAX_FILE = 16 * 2**20
 """Bytes of a text file; a larger one is no page that somebody wrote."""
 IN_MEMORY = 8 * 2**20
 LONG_TITLE = 200
-ENCODING = ("utf-8", "surrogatepass")
+ENCODING: tuple[str, str] = ("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,31 @@ class Passages(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         found = self._documents[index]
         return [document.passage for document in found] if isinstance(found, list) else found.passage
+
+
+@dataclass(frozen=True)
+class Pages:
+    """A folder of Markdown and text files as an input: what else lies there does not count."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+    def digest(self) -> str:
+        """Return the hex sha256 of the pages' names and contents."""
+        root, total = Path(self.path).expanduser(), hashlib.sha256()
+        for file in text_files(root):
+            total.update(f"{file.relative_to(root).as_posix()}\0{digest_file(file)}\n".encode(*ENCODING))
+        return total.hexdigest()
+
+
+def input_of(path: str) -> str | Pages:
+    """Return what an output's manifest digests for a corpus."""
+    place = Path(path).expanduser()
+    if place.is_dir() and text_files(place):
+        return Pages(path)
+    return str(_pool(place)) if is_judged(place) else path
 
 
 @dataclass

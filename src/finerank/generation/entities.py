@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -165,11 +165,12 @@ class EntityIndex:
         return slot if slot < len(keys) and keys[slot] == wanted else None
 
 
-def build_index(documents: Documents, language: str) -> EntityIndex:
+def build_index(documents: Documents, language: str, report: Callable[[int], None] | None = None) -> EntityIndex:
     """Count names, titles and words in one pass.
 
     Args:
         language: ``en`` or ``zh`` (``language.language_of``).
+        report: told of every document.
     """
     hashes, owners, strong = array("Q"), array("i"), array("b")
     titles, title_owners = array("Q"), array("q")
@@ -186,6 +187,8 @@ def build_index(documents: Documents, language: str) -> EntityIndex:
             titles.append(_hash(key_of(bare_title(document.title))))
             title_owners.append(number)
         frames.read(document.text, found, language)
+        if report is not None:
+            report(1)
         if number % step == 0:
             vocabulary.update(set(content_words(document.passage)))
     keys, starts, places = _postings(hashes, owners, strong)

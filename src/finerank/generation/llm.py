@@ -28,13 +28,15 @@ from finerank.data.atomic import write_atomic
 
 AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Status codes of failures that pass."""
+FATAL = frozenset({401, 402, 403, 404, 405})
+"""Those that no other prompt would escape."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds before the first retry, doubled each time, and at most."""
 LARGEST_ANSWER = 4 * 2**20
 IN_A_ROW = 20
 """Prompts that fail one after the other before the run stops: the API is gone, and a later run goes on here."""
-BUDGET, CALL = "llm_budget", "llm_call_failed"
+BUDGET, CALL, REFUSED = "llm_budget", "llm_call_failed", "llm_prompt_refused"
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,8 @@ class LlmClient:
             if isinstance(found, str):
                 return found
             last = found
+            if found.why == REFUSED:
+                return found
             if attempt < self.settings.retries:
                 self._sleep(min(LONGEST_PAUSE, max(after, pause * (0.75 + random.random() / 2))))
                 pause = min(LONGEST_PAUSE, 2 * pause)
@@ -186,8 +190,10 @@ class LlmClient:
                 return _content(_read_all(response, self._now() + self.settings.timeout, self._now)), 0.0
         except urllib.error.HTTPError as error:
             with error:
-                if error.code not in AGAIN:
+                if error.code in FATAL:
                     raise self._refused(error) from None
+                if error.code not in AGAIN:  # of this prompt alone, such as one that is too long
+                    return Failure(REFUSED, f"status {error.code}"), 0.0
                 return Failure(CALL, f"status {error.code}"), _seconds(error.headers.get("Retry-After"))
         except (OSError, HTTPException, ValueError) as error:
             return Failure(CALL, f"{type(error).__name__}: {error}"[:200]), 0.0

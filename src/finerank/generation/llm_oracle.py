@@ -22,17 +22,17 @@ REJECTED = "INVALID_BRIDGE_CONNECTION"
 UNPARSED = "llm_answer_unreadable"
 OBJECT = re.compile(r"\{.*\}", re.DOTALL)
 
-QUERY_PROMPT = """Write one search query that the document below answers and that its readers might type. Do not copy a \
-sentence of it, do not say "the document".{language}
+QUERY_PROMPT = """Write one search query that the document below answers and that its readers might type. Do not copy \
+a sentence of it, do not say "the document".{language}
 Answer with JSON only: {{"query": "..."}}
 
 Document: {title}
 {text}
 """
 BRIDGE_PROMPT = """Choose one bridge entity in the document below for a two-hop question: well connected, unambiguous, \
-likely to be described in other documents too, and not what the document as a whole is about. Then write a search query \
-of 10 to 20 words that names the entity and asks for other aspects of it than those told here, in the form "<entity> \
-<other aspect> instead of <aspect told here>".{language}
+likely to be described in other documents too, and not what the document as a whole is about. Then write a search \
+query of 10 to 20 words that names the entity and asks for other aspects of it than those told here, in the form \
+"<entity> <other aspect> instead of <aspect told here>".{language}
 Answer with JSON only: {{"name": "...", "type": "...", "segment": "a self-contained passage of 50 to 200 words about \
 the entity, from the document", "query": "...", "avoid": "<aspect told here>"}}
 
