@@ -248,10 +248,7 @@ def _opened(
     if kind == CostWiseGemmaConfig.model_type:
         if said and not said.get("layer_wise"):
             raise UserError(f'{source} has no heads by layer: its config.json says "layer_wise": false')
-        model: CostWiseGemmaForCausalLM = CostWiseGemmaForCausalLM.from_pretrained(
-            source, dtype=dtype, cache_dir=cache_dir
-        )
-        return model
+        return _weights(source, dtype, cache_dir)
     if kind != Gemma2Config.model_type or not (new_head or settings.get("start_layer")):
         named = (said.get("architectures") or [kind])[0]
         hint = "finerank train reranker makes one of a Gemma 2" if kind == Gemma2Config.model_type else None
@@ -263,6 +260,18 @@ def _opened(
     model = from_language_model(source, begin, settings.get("layer_sep") or 1, dtype=dtype, cache_dir=cache_dir)
     tokenizer = load_tokenizer(source, cache_dir, False, padding="right")
     model.begin_heads(token_id(tokenizer, ANSWER, source))
+    return model
+
+
+def _weights(source: str, dtype: torch.dtype, cache_dir: str | None) -> CostWiseGemmaForCausalLM:
+    """Read weights; a head that is missing would come out random, so each must be there."""
+    model: CostWiseGemmaForCausalLM
+    model, report = CostWiseGemmaForCausalLM.from_pretrained(
+        source, dtype=dtype, cache_dir=cache_dir, output_loading_info=True
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(f"model {source} cannot be loaded: {len(missing)} weights are missing, {missing[0]} the first")
     return model
 
 
