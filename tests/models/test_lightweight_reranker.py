@@ -20,7 +20,7 @@ from finerank.models.trainables import trainable_of
 from tests.models.test_families import groups, outputs_of, sentences
 from tests.parity.tiny_gemma import BLOCKS, MODELS, START_LAYER, plain_gemma2
 
-PAIRS = list(zip(sentences(20, 1, 8), sentences(20, 0, 60)))
+PAIRS = list(zip(sentences(10, 1, 8), sentences(10, 0, 60)))
 LAYERS = list(range(START_LAYER, BLOCKS + 1))
 COMPRESSED = {"compress_ratio": 4, "compress_layers": [2, 4]}
 TOLERANCE = 1e-5
@@ -78,7 +78,7 @@ def test_each_part_of_a_pair_is_where_compression_looks_for_it(published: str) -
     assert len(found.ids) == 48 + 2 * len(end)
 
 
-@pytest.mark.parametrize("options", [{}, COMPRESSED, {"compress_ratio": 2, "compress_layers": [1]}])
+@pytest.mark.parametrize("options", [{}, COMPRESSED])
 def test_batches_and_padding_change_nothing(
     published: str, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
