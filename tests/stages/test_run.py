@@ -130,6 +130,24 @@ def test_a_large_rerankers_judgement_in_a_small_one(
     assert begun == ["mine", "score", "train", "evaluate"]
 
 
+def test_documents_alone(tmp_path: Path, begun: list[str], tiny_encoder: str) -> None:
+    documents = tmp_path / "docs"
+    documents.mkdir()
+    for number, word in enumerate(WORDS * 3):
+        other = WORDS[(number * 5 + 3) % len(WORDS)]
+        text = f"# Reading the {word} {number}\n\nA {word} of kind {number} is found by its {other}. Open the {other}, "
+        text += f"then read each {word} in it from first to last, and write what was found to file {number}.\n"
+        (documents / f"{word}{number}.md").write_text(text * 2)
+    given = [str(RECIPES / "documents_only.yaml"), f"documents={documents}", f"model={tiny_encoder}", "queries=30",
+             "ranks=1-12", "negatives=2", "passage_tokens=40", f"folder={tmp_path / 'out'}"]  # fmt: skip
+    plan = run(RunOptions(recipe=given, dry_run=True)).data["plan"]
+    assert [step["why"] for step in plan] == ["never run"] * 4
+    run(RunOptions(recipe=given))
+    assert begun == ["generate", "mine", "train", "evaluate"]
+    plan = run(RunOptions(recipe=[*given, "generated.seed=3"], dry_run=True)).data["plan"]
+    assert "will change" in plan[1]["why"]
+
+
 def test_an_interrupted_step_goes_on(data: dict[str, str], begun: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Path(data["folder"]).parent / "r.yaml"
     recipe.write_text(

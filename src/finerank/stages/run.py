@@ -110,7 +110,9 @@ def _plan(steps: Sequence[Step], record: Record) -> Outcome:
     plan = []
     for step in steps:
         reason = record.state(step)[1]
-        behind = [path for path in step.reads if path in waiting]
+        behind = [
+            output for output in waiting if any(Path(output) in (Path(it), *Path(it).parents) for it in step.reads)
+        ]
         if behind:
             reason = reason or f"{', '.join(behind)} will change"
         if reason:
