@@ -8,6 +8,7 @@ again when it is asked for, so that memory holds numbers only: 12 bytes a mentio
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from finerank.generation.mentions import ACRONYM, NAME, QUOTED, TERM, Mention, f
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+NUMBERED = re.compile(r"^(?:\d+(?:\.\d+)*[.)]|\d+(?:\.\d+)+)\s+")
 SAMPLED = 5_000
 """Documents whose words are counted, spread evenly: enough to know common words from rare ones."""
 SEGMENT_WORDS = (50, 200)
@@ -236,12 +238,12 @@ def shortened(text: str, most: int) -> str:
 
 
 def bare_title(title: str) -> str:
-    """Return a title without what stands behind it in parentheses.
+    """Return a title without its number, and without what stands behind it in parentheses.
 
-    >>> bare_title("Mercury (planet)")
-    'Mercury'
+    >>> bare_title("Mercury (planet)"), bare_title("2.1. Install")
+    ('Mercury', 'Install')
     """
-    head = title.split(" (")[0].strip()
+    head = NUMBERED.sub("", title).split(" (")[0].strip()
     return head or title
 
 

@@ -178,9 +178,12 @@ def _repeated(chunks: list[tuple[str, int]]) -> Iterator[tuple[str, str, int, bo
                 counts[part] += 1
                 first.setdefault(part, place + start)
     often = {part: count for part, count in counts.items() if count > 1}
+    around: dict[str, int] = {}
     for part, count in often.items():
-        longer = (other for other in often if len(other) == len(part) + 1 and part in other)
-        if not any(often[other] >= count for other in longer):
+        for inner in (part[1:], part[:-1]):
+            around[inner] = max(around.get(inner, 0), count)
+    for part, count in often.items():
+        if around.get(part, 0) < count:
             for _ in range(count):
                 yield part, TERM, first[part], False
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from finerank.data.documents import Document, Documents
 from finerank.data.markdown import JOINT
 from finerank.generation.bridges import bridge
-from finerank.generation.entities import Entity, EntityIndex
+from finerank.generation.entities import Entity, EntityIndex, bare_title
 from finerank.generation.facets import FACETS, PLAIN, facet_of, outstanding
 from finerank.generation.frames import longest, questions_in
 from finerank.generation.language import CHINESE, content_words, is_cjk, sentences, word_count
@@ -145,7 +145,7 @@ def of_title(index: EntityIndex, number: int, document: Document, rng: random.Ra
     """Ask by the title; the positive is the text under it."""
     if not document.title or len(document.text) < len(document.title):
         return None
-    *above, own = document.title.split(JOINT)
+    *above, own = (bare_title(part) for part in document.title.split(JOINT))
     text = own if not above else rng.choice([f"{above[0]} {own}", f"{own} {above[0]}", own])
     entity = Entity(topic_of(index, number), "topic")
     return GeneratedQuery(text, "title", entity, number, removed=document.head or document.title)

@@ -34,7 +34,7 @@ def topic_of(index: EntityIndex, number: int) -> str:
 def heading_of(index: EntityIndex, number: int) -> str:
     """Return a section's own heading where it stands under another one, else an empty string."""
     headings = index.documents[number].title.split(JOINT)
-    return headings[-1] if len(headings) > 1 else ""
+    return bare_title(headings[-1]) if len(headings) > 1 else ""
 
 
 def _score(index: EntityIndex, mention: Mention, head: str, asked: str) -> float:

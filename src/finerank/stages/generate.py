@@ -133,7 +133,7 @@ def _open(options: GenerateOptions, task: Task) -> Iterator[tuple[str, Output]]:
     from finerank.data.outputs import Output
 
     assert options.corpus is not None
-    models = {} if task.encoder is None else {side: task.encoder.fingerprint(side) for side in ("query", "passage")}  # type: ignore[arg-type]
+    models = {} if task.encoder is None else {side: task.encoder.fingerprint(side) for side in ("query", "passage")}
     decisive = semantic(options) | {"language": task.language, "segmenter": task.segmenter}
     inputs = [input_of(options.corpus), *([options.doc_ids_file] if options.doc_ids_file is not None else [])]
     if task.judged:
