@@ -45,7 +45,9 @@ VERBS: dict[str, Verb] = {
     ),
     "merge": Verb("finerank.stages.merge", "MergeOptions", "A tuned model and its base averaged; an adapter merged."),
     "evaluate": Verb("finerank.stages.evaluate", "EvaluateOptions", "Compare models, with intervals and tests."),
-    "ablate": Verb("finerank.stages.ablate", "AblateOptions", "Pipelines against each other: retrievers, rerankers, λ."),
+    "ablate": Verb(
+        "finerank.stages.ablate", "AblateOptions", "Pipelines against each other: retrievers, rerankers, λ."
+    ),
     "rerank": Verb("finerank.stages.rerank", "RerankOptions", "Score the candidates of a query."),
 }
 OVERVIEW = """usage: finerank VERB [options]

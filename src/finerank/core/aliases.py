@@ -52,6 +52,10 @@ ALIASES: dict[str, dict[str, str]] = {
         "m": "model_name_or_path",
         "model_path": "model_name_or_path",
     },
+    "ablate": {
+        "doc_ids": "doc_ids_file",
+        "zero_shot_path": "reranker_path",
+    },
     "evaluate": {
         "m": "model_name_or_path",
         "model_path": "model_name_or_path",

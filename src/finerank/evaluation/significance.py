@@ -8,6 +8,7 @@ randomisation test for retrieval); Holm 1979.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import comb
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,6 +123,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, p_values[index] * (len(p_values) - place)))
         adjusted[index] = highest
     return adjusted
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Return the exact two-sided p-value of McNemar's test (1947) on paired successes.
+
+    Args:
+        gained: pairs in which only the one succeeds. ``lost``: in which only the other does.
+
+    >>> mcnemar(5, 0), mcnemar(3, 3)
+    (0.0625, 1.0)
+    """
+    total = gained + lost
+    tail = sum(comb(total, count) for count in range(min(gained, lost) + 1))
+    return min(1.0, float(2 * tail) / float(2**total))
 
 
 def _vector(values: ArrayLike) -> NDArray[np.float64]:

@@ -123,9 +123,9 @@ def diversify(relevance: Vectors, vectors: Vectors, source: Vectors | None, k: i
         vectors: the pool's vectors [n, D].
         source: [D], or several [S, D], of which the one most like a passage counts.
     """
-    unit = _unit(vectors)
-    to_source = None if source is None else _rounded(unit @ _unit(np.atleast_2d(source)).T).max(axis=-1)
-    return pick(relevance, to_source, _rounded(unit @ unit.T), k, given)
+    found = unit(vectors)
+    to_source = None if source is None else rounded(found @ unit(np.atleast_2d(source)).T).max(axis=-1)
+    return pick(relevance, to_source, rounded(found @ found.T), k, given)
 
 
 def pick(
@@ -155,7 +155,7 @@ def pick(
 
 def _nominate(passages: Vectors, queries: Vectors, depth: int) -> tuple[Positions, Vectors, float]:
     """Search block by block in float32 products: positions [1, depth], the lowest score among them [1], and 1."""
-    query = _unit(queries[0]).astype(np.float32)
+    query = unit(queries[0]).astype(np.float32)
     scores, positions = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)
     for start in range(0, len(passages), POOL_BLOCK):
         block = np.asarray(passages[start : start + POOL_BLOCK], dtype=np.float32)
@@ -169,14 +169,16 @@ def _nominate(passages: Vectors, queries: Vectors, depth: int) -> tuple[Position
     return positions[None], np.array([scores.min()]), 1.0
 
 
-def _unit(vectors: NDArray[np.floating]) -> Exact:
+def unit(vectors: NDArray[np.floating]) -> Exact:
+    """Bring vectors [..., D] to unit length, in float64; a zero vector stays one."""
     exact = np.asarray(vectors, dtype=np.float64)
     norms = np.sqrt((exact * exact).sum(axis=-1, keepdims=True))
     result: Exact = exact / np.maximum(norms, SMALLEST_NORM)
     return result
 
 
-def _rounded(cosines: Exact) -> Exact:
+def rounded(cosines: Exact) -> Exact:
+    """Round off what depends on the shape of a matrix product."""
     result: Exact = np.round(cosines, DECIMALS)
     return result
 
