@@ -111,8 +111,7 @@ def test_half_precision_keeps_the_heads(published: str, tmp_path: Path) -> None:
     half = load_scorer(str(tmp_path / "saved"), device="cpu", dtype="bfloat16")
     assert half.dtype == torch.bfloat16
     assert {tensor.dtype for tensor in half.transformer.lm_head.parameters()} == {torch.float32}
-    exact = scorer(published).score(PAIRS)
-    assert np.abs(half.score(PAIRS) - exact).max() < 0.1 * exact.std()
+    assert np.corrcoef(half.score(PAIRS), scorer(published).score(PAIRS))[0, 1] > 0.98
 
 
 def test_errors_are_one_sentence(published: str, plain: str, tiny_language_model: str, tmp_path: Path) -> None:

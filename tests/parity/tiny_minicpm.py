@@ -8,9 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tests.parity.tiny_files import Shapes, decoder_shapes, write_model, write_pieces_tokenizer
 
 BLOCKS, START_LAYER = 5, 2
+SCALE = 0.5
+"""Of the matrices' numbers: large enough for scores to differ from text to text."""
 INDEX = "model.safetensors.index.json"
 
 
@@ -26,7 +30,8 @@ def minicpm(
     """
     said = {"head_type": head_type, "head_multi": head_multi, "start_layer": START_LAYER, **others}
     config = config_of(write_pieces_tokenizer(folder, kind="LlamaTokenizer"), "LayerWiseMiniCPMForCausalLM", said)
-    write_model(folder, config, {**_blocks(config), **_heads(config)}, seed=seed)
+    write_model(folder, config, {**_blocks(config), **_heads(config)}, seed=seed, scale=SCALE)
+    _settle(folder, config)
     if shards > 1:
         cut(folder, shards)
     return folder
@@ -36,7 +41,9 @@ def plain_minicpm(folder: Path, *, seed: int = 22, **others: Any) -> Path:
     """Write a plain MiniCPM, the language model that a layer-wise one is trained from."""
     config = config_of(write_pieces_tokenizer(folder, kind="LlamaTokenizer"), "MiniCPMForCausalLM", others)
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": (config["vocab_size"], config["hidden_size"])}
-    return write_model(folder, config, {**_blocks(config), **head}, seed=seed)
+    write_model(folder, config, {**_blocks(config), **head}, seed=seed, scale=SCALE)
+    _settle(folder, config)
+    return folder
 
 
 def config_of(vocabulary: int, architecture: str, others: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,6 +95,16 @@ def cut(folder: Path, shards: int) -> None:
         save_file(chosen, folder / shard, metadata={"format": "pt"})
     size = sum(tensor.nbytes for tensor in weights.values())
     (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": places}), "utf-8")
+
+
+def _settle(folder: Path, config: Mapping[str, Any]) -> None:
+    """Make embeddings as small as ``scale_emb`` makes them large, so that a state is not its own token's alone."""
+    from safetensors.numpy import load_file, save_file
+
+    whole = folder / "model.safetensors"
+    weights = load_file(whole)
+    weights["model.embed_tokens.weight"] /= np.float32(config["scale_emb"])
+    save_file(weights, whole, metadata={"format": "pt"})
 
 
 def _blocks(config: Mapping[str, Any]) -> Shapes:
