@@ -19,7 +19,7 @@ from finerank.core.errors import UserError
 from finerank.models.load import load_scorer
 from finerank.stages import train
 from finerank.stages.train import RerankerOptions, run
-from tests.stages.decoders import BASE, CLASSES, LAYERWISE, LIGHTWEIGHT, decoders
+from tests.stages.decoders import BASE, LAYERWISE, LIGHTWEIGHT, decoders
 from tests.stages.test_train import journal, losses, options, write_rows
 from tests.stages.test_train_several import PLAIN, given
 
@@ -29,6 +29,10 @@ ADAPTER = "adapter_model.safetensors"
 LORA: dict[str, Any] = {"use_lora": True, "lora_rank": 4, "lora_alpha": 8, "learning_rate": 3e-3, "lora_dropout": 0.0}
 PAIRS = [("cat 1", "the cat of code"), ("dog", "search the tree"), ("cat 1", "read and write " * 9)]
 SAME = 1e-5
+
+
+def slow(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow)
 
 
 @pytest.fixture
@@ -54,31 +58,36 @@ def scores(folder: Path | str, **more: Any) -> Any:
     return load_scorer(str(folder), device="cpu", dtype="float32", **more).score(PAIRS)
 
 
+def alike(one: Any, other: Any) -> bool:
+    """Say whether scores are the same but for the rounding of an adapter's sums, in numbers of their size."""
+    return bool(np.abs(np.array(one) - other).max() <= SAME * (1 + np.abs(one).max()))
+
+
 def trained(model: str, rows: str, folder: Path, extras: Any = None, **values: Any) -> Path:
     run(options(RerankerOptions, model, rows, folder, **values), extras)
     return folder
 
 
-@pytest.mark.parametrize("name", [*CLASSES, "plain minicpm", "plain gemma"])
+@pytest.mark.parametrize("name", [BASE, slow(LAYERWISE), LIGHTWEIGHT, "plain minicpm", slow("plain gemma")])
 def test_adapters_learn_and_reload_to_the_same_scores(
     name: str, decoders: dict[str, str], tuned: dict[str, Any], rows_file: str, tmp_path: Path
 ) -> None:
     base = decoders[name]
     heads: dict[str, Any] = {"model_type": "from_raw_model", "start_layer": 4} if "plain" in name else {}
-    given: dict[str, Any] = LORA | heads | {"num_train_epochs": 4}
+    given: dict[str, Any] = LORA | heads | {"num_train_epochs": 3}
     out = trained(base, rows_file, tmp_path / "out", **given)
     curve = losses(out)
     assert sum(curve[-2:]) < 0.9 * sum(curve[:2])
     assert (out / ADAPTER).exists()
     assert not (out / "model.safetensors").exists()
-    assert np.abs(tuned["out"] - scores(out)).max() <= SAME
+    assert alike(tuned["out"], scores(out))
     family = {"family": "layerwise_reranker" if "minicpm" in name else "lightweight_reranker"} if heads else {}
-    assert np.abs(tuned["out"] - scores(base, peft_path=str(out), **family)).max() <= SAME
+    assert alike(scores(out), scores(base, peft_path=str(out), **family))
     if not heads:
-        assert np.abs(tuned["out"] - scores(base)).max() > SAME
+        assert not alike(tuned["out"], scores(base))
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", [slow(BASE), LAYERWISE, slow(LIGHTWEIGHT)])
 def test_merged_scores_are_those_of_the_base_with_its_adapter(
     name: str, decoders: dict[str, str], rows_file: str, tmp_path: Path
 ) -> None:
@@ -93,11 +102,11 @@ def test_merged_scores_are_those_of_the_base_with_its_adapter(
         assert main([*words, "--dtype", "float32", "--reranker_name_or_path", *teacher]) == 0
         lines = [json.loads(line) for line in output.read_text().splitlines()]
         found.append(np.array([score for line in lines for score in (*line["pos_scores"], *line["neg_scores"])]))
-    assert np.abs(found[0] - found[1]).max() <= SAME
+    assert alike(found[0], found[1])
     assert (found[0] == found[2]).all()
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", [BASE, LAYERWISE, slow(LIGHTWEIGHT)])
 def test_all_weights_learn_and_every_layers_head(
     name: str, decoders: dict[str, str], tuned: dict[str, Any], rows_file: str, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -116,10 +125,10 @@ def test_all_weights_learn_and_every_layers_head(
     else:
         heads = sorted(key for key in before if key.startswith("lm_head."))
         assert [key in moved for key in heads] == [False, *[True] * (len(heads) - 1)]
-    assert np.abs(tuned["out"] - scores(out)).max() <= SAME
+    assert alike(tuned["out"], scores(out))
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", [slow(BASE), slow(LAYERWISE), LIGHTWEIGHT])
 def test_checkpointing_and_parts_change_nothing(
     name: str, decoders: dict[str, str], rows_file: str, tmp_path: Path
 ) -> None:
@@ -179,7 +188,7 @@ def test_an_instruction_is_kept_with_the_model(
             query_instruction_format_for_rerank="{} {}", eval_data=[rows_file],
         )  # fmt: skip
         assert json.loads((told / "finerank.json").read_text())["query_prefix"] == "find "
-        assert np.abs(tuned[name] - scores(told)).max() <= SAME
+        assert alike(tuned[name], scores(told))
 
 
 def test_a_rows_own_prompt_is_trained_on_as_it_is_scored(
