@@ -15,6 +15,8 @@ ALIASES: dict[str, dict[str, str]] = {
         "embedder_passage_max_len": "embedder_passage_max_length",
         "output": "output_file",
         "o": "output_file",
+        "model_class": "reranker_model_class",
+        "peft_path": "reranker_peft_path",
     },
     "train": {
         "model_path": "model_name_or_path",
@@ -90,13 +92,11 @@ ALIASES: dict[str, dict[str, str]] = {
     "score": {
         "model_name_or_path": "reranker_name_or_path",
         "embedder_name_or_path": "embedder_name_or_path",
-        "model_class": "reranker_model_class",
         "batch_size": "reranker_batch_size",
         "max_length": "reranker_max_length",
         "max_len": "reranker_max_length",
         "query_max_length": "reranker_query_max_length",
         "query_max_len": "reranker_query_max_length",
-        "peft_path": "reranker_peft_path",
         "query_instruction_format": "query_instruction_format_for_rerank",
         "passage_instruction_format": "passage_instruction_format_for_rerank",
     },
