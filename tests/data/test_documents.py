@@ -21,8 +21,10 @@ def write(path: Path, *lines: object) -> Path:
 
 
 def test_flashrag(tmp_path: Path) -> None:
-    path = write(tmp_path / "wiki.jsonl", {"id": 7, "contents": '"Una River"\nIt rises in a bog.\nIt ends.'},
-                 {"id": "8", "contents": "no title here"}, {"id": "9", "title": "T", "contents": "T\nbody"})  # fmt: skip
+    path = write(tmp_path / "wiki.jsonl",
+                 {"id": 7, "contents": '"Una River"\nIt rises in a bog.\nIt ends.'},
+                 {"id": "8", "contents": "no title here"},
+                 {"id": "9", "title": "T", "contents": "T\nbody"})  # fmt: skip
     one, two, three = open_documents(path)
     assert (one.id, one.title, one.text) == ("7", "Una River", "It rises in a bog.\nIt ends.")
     assert (two.title, two.text) == ("", "no title here")
@@ -31,7 +33,8 @@ def test_flashrag(tmp_path: Path) -> None:
 
 
 def test_beir_folder_and_its_pool_have_the_same_texts(tmp_path: Path) -> None:
-    write(tmp_path / "corpus.jsonl", {"_id": "a", "title": "Title", "text": "Text."}, {"_id": "b", "title": "", "text": "B"},
+    write(tmp_path / "corpus.jsonl",
+          {"_id": "a", "title": "Title", "text": "Text."}, {"_id": "b", "title": "", "text": "B"},
           {"_id": "c", "title": "", "text": "  "})  # fmt: skip
     documents = open_documents(tmp_path)
     assert [(each.id, each.title, each.text) for each in documents] == [("a", "Title", "Text."), ("b", "", "B")]

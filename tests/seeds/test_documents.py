@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .lines import DATA_LINES, DOCUMENTED, TRAIN_LINES, Line
+from .lines import DATA_LINES, DOCUMENTED, GENERATE_LINES, TRAIN_LINES, Line
 
 DOCUMENTS = Path(__file__).parents[3] / "shared" / "seeds"
 needs_documents = pytest.mark.skipif(not DOCUMENTS.is_dir(), reason="the seed documents are not here")
@@ -19,7 +19,9 @@ def document(name: str) -> str:
 
 
 @needs_documents
-@pytest.mark.parametrize("line", [*DATA_LINES, *TRAIN_LINES], ids=lambda line: f"{line.verb} {line.document}")
+@pytest.mark.parametrize(
+    "line", [*DATA_LINES, *TRAIN_LINES, *GENERATE_LINES], ids=lambda line: f"{line.verb} {line.document}"
+)
 def test_the_line_stands_in_its_document(line: Line) -> None:
     assert line.text.strip() in document(line.document)
 
@@ -46,6 +48,16 @@ def test_all_training_command_lines_of_the_seeds_are_here() -> None:
         if match.endswith(scripts)
     ]
     assert sorted(found) == sorted((line.document, line.script) for line in TRAIN_LINES)
+
+
+@needs_documents
+def test_all_generator_lines_of_the_seeds_are_here() -> None:
+    found = [
+        (path.name[:3], line)
+        for path in sorted(DOCUMENTS.iterdir())
+        for line in re.findall(r"^python contrastive_data_generator\.py.*$", path.read_text(encoding="utf-8"), re.M)
+    ]
+    assert found == [(line.document, line.text.strip()) for line in GENERATE_LINES]
 
 
 @needs_documents

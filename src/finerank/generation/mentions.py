@@ -50,9 +50,13 @@ class Mention:
 def mentions(text: str, language: str) -> list[Mention]:
     """Return what a text mentions, most often first; equal ones in the order of the text."""
     found: dict[str, Mention] = {}
+    seen: set[tuple[str, int]] = set()
     text = text[:READ]
     for name, kind, place, weak in _chinese(text) if language == CHINESE else _english(text):
         key = key_of(name)
+        if language != CHINESE and (key, place) in seen:  # a name is a phrase as well
+            continue
+        seen.add((key, place))
         known = found.get(key)
         if known is None:
             found[key] = Mention(name, kind, 1, place, weak)
