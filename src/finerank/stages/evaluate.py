@@ -229,20 +229,13 @@ def arm_options(options: EvaluateOptions) -> ArmOptions:
     prompt = None if instruction is None else format_prompt(instruction, options.query_instruction_format_for_retrieval)
     loading = {name: getattr(options, name) for name in ("device", "dtype", "cache_dir", "trust_remote_code")}
     lengths = {name: getattr(options, name) for name in ("query_max_len", "passage_max_len")}
+    pairs = loading | lengths | {"max_len": options.max_len, "peft_path": options.reranker_peft_path}
     return ArmOptions(
-        top_k=options.top_k,
-        fusion=options.fusion,
-        weight=parse_weight(options.fusion_weight),
-        metric=(options.metrics or JUDGED_METRICS)[0],
-        cache=cache_folder(options.embedding_cache),
+        top_k=options.top_k, fusion=options.fusion, weight=parse_weight(options.fusion_weight),
+        metric=(options.metrics or JUDGED_METRICS)[0], cache=cache_folder(options.embedding_cache),
         encoder=loading | lengths | {"query_prompt": prompt},
-        scorer=lambda name: (
-            loading
-            | lengths
-            | {"max_len": options.max_len, "peft_path": options.reranker_peft_path}
-            | scorer_arguments(options, name, options.cache_dir)
-        ),
-    )
+        scorer=lambda name: pairs | scorer_arguments(options, name, options.cache_dir),
+    )  # fmt: skip
 
 
 def _judged(options: EvaluateOptions, models: Sequence[Loaded], task: Task) -> tuple[Report, Arms, dict[str, Any]]:
