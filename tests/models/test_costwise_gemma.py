@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finerank.models.costwise_gemma import Compression, CostWiseGemmaConfig, CostWiseGemmaForCausalLM, compress
@@ -60,6 +60,7 @@ def test_neighbouring_states_of_a_passage_are_averaged() -> None:
     ]
 
 
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 20), st.integers(1, 4)), min_size=1, max_size=4),
     st.integers(1, 9),
