@@ -191,6 +191,26 @@ GENERATE_003 = Line("003", "generate", "contrastive_data_generator.py", r"""
 python contrastive_data_generator.py --config ../config_lib/extract_config_wikifulldoc.yaml --num_examples 1000 --max_doc_candidates 5 --lambda1 0.85 --lambda2 0.05 --lambda3 0.1
 """)  # noqa: E501 # fmt: skip
 GENERATE_LINES = (GENERATE_003_BARE, GENERATE_003)
+TEST_003_FINETUNED = Line("003", "evaluate", "test_reranker.py", r"""
+conda activate llm && python test_reranker.py --model_path=./output_new --test_data=./data/test_data.jsonl --output_file=./finetune_results.json
+""")  # noqa: E501 # fmt: skip
+TEST_003_NEW = Line("003", "evaluate", "test_reranker.py", r"""
+conda activate llm && python test_reranker.py --model_path=./output_new --test_data=./data/test_data.jsonl --output_file=./new_model_results.json
+""")  # noqa: E501 # fmt: skip
+TEST_003 = (TEST_003_FINETUNED, TEST_003_NEW)
+ABLATE_003 = Line("003", "ablate", "rerank_ablation_test.py", r"""
+python rerank_ablation_test.py --config_path ./config_lib/example_config.yaml --output_file ./ablation_results/results.json
+""")  # noqa: E501 # fmt: skip
+ABLATE_003_ALL = Line("003", "ablate", "./rerank_ablation_test.py", r"""
+conda activate llm && python ./rerank_ablation_test.py --config ../config_lib/extract_config_wikifulldoc.yaml --num 50 --candidates 5
+""")  # noqa: E501 # fmt: skip
+ABLATE_003_SINGLE = Line("003", "ablate", "./rerank_ablation_test.py", r"""
+conda activate llm && CUDA_VISIBLE_DEVICES=3 python ./rerank_ablation_test.py --config ../config_lib/extract_config_wikifulldoc.yaml --num 50 --candidates 5 --single diverse
+""")  # noqa: E501 # fmt: skip
+ABLATE_003_LISTED = Line("003", "ablate", "./rerank_ablation_test.py", r"""
+conda activate llm && CUDA_VISIBLE_DEVICES=3 python ./rerank_ablation_test.py --config ../config_lib/extract_config_wikifulldoc.yaml --num 50 --candidates 5 --doc_ids ./sampled_doc_ids.txt
+""")  # noqa: E501 # fmt: skip
+ABLATION_LINES = (*TEST_003, ABLATE_003, ABLATE_003_ALL, ABLATE_003_SINGLE, ABLATE_003_LISTED)
 
 OPTIONS = {
     "mine": """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .lines import DATA_LINES, DOCUMENTED, GENERATE_LINES, TRAIN_LINES, Line
+from .lines import ABLATION_LINES, DATA_LINES, DOCUMENTED, GENERATE_LINES, TRAIN_LINES, Line
 
 DOCUMENTS = Path(__file__).parents[3] / "shared" / "seeds"
 needs_documents = pytest.mark.skipif(not DOCUMENTS.is_dir(), reason="the seed documents are not here")
@@ -20,7 +20,7 @@ def document(name: str) -> str:
 
 @needs_documents
 @pytest.mark.parametrize(
-    "line", [*DATA_LINES, *TRAIN_LINES, *GENERATE_LINES], ids=lambda line: f"{line.verb} {line.document}"
+    "line", [*DATA_LINES, *TRAIN_LINES, *GENERATE_LINES, *ABLATION_LINES], ids=lambda line: f"{line.verb} {line.document}"
 )
 def test_the_line_stands_in_its_document(line: Line) -> None:
     assert line.text.strip() in document(line.document)
@@ -58,6 +58,13 @@ def test_all_generator_lines_of_the_seeds_are_here() -> None:
         for line in re.findall(r"^python contrastive_data_generator\.py.*$", path.read_text(encoding="utf-8"), re.M)
     ]
     assert found == [(line.document, line.text.strip()) for line in GENERATE_LINES]
+
+
+@needs_documents
+def test_all_evaluating_command_lines_of_the_seeds_are_here() -> None:
+    scripts = ("test_reranker.py", "rerank_ablation_test.py")
+    found = [match for match in re.findall(r"python (\S+) --", document("003")) if match.endswith(scripts)]
+    assert sorted(found) == sorted(line.script for line in ABLATION_LINES)
 
 
 @needs_documents

@@ -52,6 +52,39 @@ def steps(differences: Sequence[float], label: str) -> str:
     )
 
 
+def trade_off(points: Sequence[tuple[float, Interval, str]], x_label: str, y_label: str) -> str:
+    """Draw one dot per pipeline: cost on x, the mean with its interval on y; both axes fit the points."""
+    pad, top = 34, 14
+    inner = SIDE - pad - top
+    right = max((cost for cost, _, _ in points), default=0.0) or 1.0
+    low = min((value.low for _, value, _ in points), default=0.0)
+    high = max((value.high for _, value, _ in points), default=1.0)
+    span = (high - low) or 1.0
+
+    def y(value: float) -> str:
+        return f"{top + (high - value) / span * inner:.1f}"
+
+    marks = []
+    for cost, value, name in points:
+        x = f"{pad + cost / right * inner:.1f}"
+        marks.append(
+            f'<line class="whisker" x1="{x}" x2="{x}" y1="{y(value.low)}" y2="{y(value.high)}"/>'
+            f'<circle class="gain" cx="{x}" cy="{y(value.mean)}" r="4">'
+            f"<title>{escape(name)}: {value.mean:.3f} at {cost:.4g}</title></circle>"
+        )
+    bottom, edge = top + inner, pad + inner
+    return (
+        f'<svg class="chart square" viewBox="0 0 {SIDE} {SIDE}" role="img" '
+        f'aria-label="{escape(f"{y_label} against {x_label}")}">'
+        f'<path class="axis" d="M{pad} {top}V{bottom}H{edge}" fill="none"/>{"".join(marks)}'
+        f'<text x="{edge}" y="{SIDE - 18}" text-anchor="end">{right:.4g}</text>'
+        f'<text x="{pad + inner / 2:.0f}" y="{SIDE - 6}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text x="2" y="{top + 4}">{high:.2f}</text><text x="2" y="{bottom}">{low:.2f}</text>'
+        f'<text transform="translate(12 {top + inner / 2:.0f}) rotate(-90)" text-anchor="middle">'
+        f"{escape(y_label)}</text></svg>"
+    )
+
+
 def scatter(points: Sequence[tuple[float, float, str]], x_label: str, y_label: str) -> str:
     """Draw one dot per query: ``against`` on x, ``arm`` on y; above the diagonal is better. Equal dots become one."""
     pad, top = 28, LARGEST_DOT + 2

@@ -27,13 +27,13 @@ SNIPPET = 700
 LABEL = 34
 
 
-def render(report: Report) -> str:
-    """Return the whole page."""
+def render(report: Report, more: str = "") -> str:
+    """Return the whole page; ``more`` is HTML of further sections (``section``), behind the figures."""
     style, script = _resource("report.css"), _resource("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # whatever slipped through the escaping could still not run: only this script's digest is allowed
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
-    sections = [_header(report), _figures(report), _overall(report), _tests(report), _per_query(report)]
+    sections = [_header(report), _figures(report), more, _overall(report), _tests(report), _per_query(report)]
     sections += [_samples(report), _notes(report)]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -44,6 +44,14 @@ def render(report: Report) -> str:
         f"<body><main>{''.join(sections)}</main><script>{script}</script></body></html>\n"
     )
     return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def section(title: str, lead: str, plots: str) -> str:
+    """Return a section of plots."""
+    return (
+        f'<section><h2>{escape(title)}</h2><p class="lead">{escape(lead)}</p>'
+        f'<div class="cards plots"><div class="card">{plots}</div></div></section>'
+    )
 
 
 def _resource(name: str) -> str:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     Positions = NDArray[np.int64]
     Exact = NDArray[np.float64]
+    Ranked = tuple[Positions, NDArray[np.float32]]
+    """Positions [n] and relevance [n], best first."""
 
 QUERIES_AT_ONCE = 256
 
@@ -79,9 +81,19 @@ class Pool:
 class Space(Protocol):
     """Finds passages and compares them."""
 
-    def pools(self, queries: Sequence[str], sources: Sequence[int | None], breadth: int) -> Iterator[Pool]:
+    def search(self, queries: Sequence[str], sources: Sequence[int | None], breadth: int) -> Iterator[Ranked]:
         """Yield each query's ``breadth`` most relevant passages, its source (a position) left out."""
         ...
+
+    def compare(self, query: str, positions: Positions, source: int | None) -> tuple[Exact | None, Exact]:
+        """Return cosines of passages to the source [n], or None, and to each other [n, n]."""
+        ...
+
+
+def pools(space: Space, queries: Sequence[str], sources: Sequence[int | None], breadth: int) -> Iterator[Pool]:
+    """Yield each query's pool."""
+    for query, source, (positions, relevance) in zip(queries, sources, space.search(queries, sources, breadth)):
+        yield Pool(positions, relevance, *space.compare(query, positions, source))
 
 
 class VectorSpace:
@@ -99,23 +111,22 @@ class VectorSpace:
         self.encoder, self.cache, self.device = encoder, cache, device
         self.vectors = cached_encode(encoder, passages, "passage", cache, progress)
 
-    def pools(self, queries: Sequence[str], sources: Sequence[int | None], breadth: int) -> Iterator[Pool]:
-        """Yield each query's pool, by cosine."""
+    def search(self, queries: Sequence[str], sources: Sequence[int | None], breadth: int) -> Iterator[Ranked]:
+        """Yield each query's most relevant passages, by cosine."""
         asked = cached_encode(self.encoder, queries, "query", self.cache)
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             part = asked[start : start + QUERIES_AT_ONCE]
             found = top_k(part, self.vectors, breadth + 1, cosine=True, device=self.device)
             for positions, scores, source in zip(*found, sources[start:]):
                 kept = positions != (-1 if source is None else source)
-                yield self._pool(positions[kept][:breadth], scores[kept][:breadth], source)
+                yield positions[kept][:breadth], scores[kept][:breadth]
 
-    def _pool(self, positions: Positions, scores: NDArray[np.float32], source: int | None) -> Pool:
+    def compare(self, query: str, positions: Positions, source: int | None) -> tuple[Exact | None, Exact]:
+        """Return the cosines of vectors."""
         found = unit(self.vectors[positions])
-        to_source = None
-        if source is not None:
-            to_source = rounded(found @ unit(self.vectors[source]))
+        to_source = None if source is None else rounded(found @ unit(self.vectors[source]))
         release(self.vectors)
-        return Pool(positions, scores, to_source, rounded(found @ found.T))
+        return to_source, rounded(found @ found.T)
 
 
 class WordSpace:
@@ -128,11 +139,15 @@ class WordSpace:
     def __init__(self, index: SparseIndex) -> None:
         self.index = index
 
-    def pools(self, queries: Sequence[str], sources: Sequence[int | None], breadth: int) -> Iterator[Pool]:
-        """Yield each query's pool, by BM25 as a share of the best score."""
+    def search(self, queries: Sequence[str], sources: Sequence[int | None], breadth: int) -> Iterator[Ranked]:
+        """Yield each query's most relevant passages, by BM25 as a share of the best score."""
         for query, source in zip(queries, sources):
             positions, scores = self.index.search(query, breadth + 1)
             kept = positions != (-1 if source is None else source)
             positions, scores = positions[kept][:breadth], scores[kept][:breadth]
-            _, to_source, gram = self.index.cosines(query, positions, source)
-            yield Pool(positions, scores / scores[0] if len(scores) else scores, to_source, gram)
+            yield positions, scores / scores[0] if len(scores) else scores
+
+    def compare(self, query: str, positions: Positions, source: int | None) -> tuple[Exact | None, Exact]:
+        """Return the cosines of BM25's weights."""
+        _, to_source, gram = self.index.cosines(query, positions, source)
+        return to_source, gram

@@ -15,8 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finerank.core.ablate_options import FINE_TUNED, ZERO_SHOT, AblateOptions
-from finerank.core.errors import UserError
+from finerank.core.ablate_options import AblateOptions
 from finerank.core.options import semantic
 from finerank.core.outcomes import Outcome
 
@@ -70,10 +69,9 @@ class Task:
 def run(options: AblateOptions) -> Outcome:
     """Compare retrievers on queries made from documents, or pipelines on a judged folder."""
     if options.dataset is not None:
-        from finerank.evaluation.grid import run_grid
+        from finerank.evaluation.grid_report import run_grid
 
-        found: Outcome = run_grid(options, _load_encoder, _load_scorer)
-        return found
+        return run_grid(options)
     from finerank.data.console import say
     from finerank.data.documents import open_documents
     from finerank.evaluation.claims import check_places, claim
@@ -97,6 +95,7 @@ def run(options: AblateOptions) -> Outcome:
 def _task(options: AblateOptions, documents: Documents) -> Task:
     """Make the queries, and load what the retrievers need; whatever can be wrong is found here."""
     from finerank.data.console import progress
+    from finerank.evaluation.ablation_models import encoder_of, rerankers_of
     from finerank.generation.drawn import drawn_queries
     from finerank.generation.entities import build_index
     from finerank.generation.language import language_of
@@ -104,43 +103,14 @@ def _task(options: AblateOptions, documents: Documents) -> Task:
     language: str = options.language
     if language == "auto":
         language = language_of([document.passage for document in documents[:SAMPLED]])
-    kinds, scorers, skipped = _rerankers(options)
+    kinds, scorers, skipped = rerankers_of(options)
     with progress(len(documents), "reading documents", "documents"):
         index = build_index(documents, language)
     oracle = _oracle(options, index, documents)
     queries = drawn_queries(
         index, options.num, options.seed, options.query_mode, options.min_length, options.doc_ids_file
     )
-    return Task(documents, index, queries, oracle, _load_encoder(options, options.embedder), scorers, kinds, skipped)
-
-
-def _rerankers(options: AblateOptions) -> tuple[list[str], dict[str, Scorer], dict[str, str]]:
-    """Return the retrievers that can run, their rerankers, and why the others cannot.
-
-    Raises:
-        UserError: if a reranker that was asked for cannot be had; one that is only a default is skipped aloud.
-    """
-    from finerank.data.console import warn
-    from finerank.evaluation.retriever_lists import TYPES, parts_of
-
-    kinds = list(TYPES) if options.single is None else [options.single]
-    asked = {"zs": options.reranker_path, "ft": options.finetuned_path}
-    usual = {"zs": next((path for path in ZERO_SHOT if Path(path).is_dir()), ZERO_SHOT[-1]), "ft": FINE_TUNED}
-    scorers: dict[str, Scorer] = {}
-    skipped: dict[str, str] = {}
-    for name in dict.fromkeys(reranker for _, reranker in map(parts_of, kinds) if reranker is not None):
-        path = asked[name] or usual[name]
-        try:
-            scorers[name] = _load_scorer(options, path)
-        except UserError as error:
-            if asked[name] is not None or options.single is not None:
-                raise
-            why = error.message if path in error.message else f"{path}: {error.message}"
-            for kind in kinds:
-                if parts_of(kind)[1] == name:
-                    skipped[kind] = why
-                    warn(f"{kind} skipped: {why}")
-    return [kind for kind in kinds if kind not in skipped], scorers, skipped
+    return Task(documents, index, queries, oracle, encoder_of(options, options.embedder), scorers, kinds, skipped)
 
 
 def _oracle(options: AblateOptions, index: EntityIndex, documents: Documents) -> Oracle:
@@ -161,6 +131,7 @@ def _trials(options: AblateOptions, task: Task, claims: Claims) -> list[Trial]:
     import orjson
 
     from finerank.data.console import progress
+    from finerank.evaluation.ablation_models import space_of
     from finerank.evaluation.ablation_trials import Trial
     from finerank.evaluation.retriever_lists import Sizes
 
@@ -168,7 +139,7 @@ def _trials(options: AblateOptions, task: Task, claims: Claims) -> list[Trial]:
     if claims.result.done:  # only the page is missing
         return [Trial.of(value) for value in orjson.loads(Path(options.result_path()).read_bytes())["trials"]]
     sizes = Sizes(options.candidates, options.pool_factor, options.rerank_pool_factor)
-    space = _space(options, task)
+    space = space_of(options, task.encoder, task.documents.passages())
     scores: dict[str, Any] = {}
     shards, found = claims.result.shards, []
     with progress(len(task.queries), "retrieving and judging", "queries") as update:
@@ -188,23 +159,6 @@ def _trials(options: AblateOptions, task: Task, claims: Claims) -> list[Trial]:
     return found
 
 
-def _space(options: AblateOptions, task: Task) -> Space:
-    from finerank.data.console import progress
-    from finerank.retrieval.segment import resolve, segment_by
-    from finerank.retrieval.spaces import VectorSpace, WordSpace
-    from finerank.retrieval.sparse import SparseIndex
-    from finerank.retrieval.vectors import cache_folder
-
-    passages = task.documents.passages()
-    if task.encoder is None:
-        return WordSpace(SparseIndex(passages, segment_by(resolve("auto", passages))))
-    device = "cuda" if str(task.encoder.device).startswith("cuda") else "cpu"
-    with progress(len(passages), "encoding documents", "documents") as update:
-        return VectorSpace(
-            task.encoder, passages, cache=cache_folder(options.embedding_cache), device=device, progress=update
-        )
-
-
 def _shard(
     options: AblateOptions, task: Task, queries: Sequence[GeneratedQuery], space: Space, sizes: Sizes,
     scores: dict[str, Any], seconds: dict[str, float],
@@ -213,16 +167,17 @@ def _shard(
     from finerank.evaluation.ablation_trials import Naming, trial_of, verdicts_of
     from finerank.evaluation.retriever_lists import retriever_lists
     from finerank.retrieval.diverse import weights
+    from finerank.retrieval.spaces import pools
 
     texts, passages = [query.text for query in queries], task.documents.passages()
     started = time.monotonic()
-    pools = list(space.pools(texts, [query.source for query in queries], sizes.breadth))
+    found = list(pools(space, texts, [query.source for query in queries], sizes.breadth))
     seconds["search"] = time.monotonic() - started
     given = weights(options.lambda1, options.lambda2, options.lambda3)
-    lists = retriever_lists(pools, texts, passages, task.kinds, sizes, given, task.scorers, scores, seconds)
+    lists = retriever_lists(found, texts, passages, task.kinds, sizes, given, task.scorers, scores, seconds)
     numbers = [
-        {kind: [int(pool.positions[place]) for place in places] for kind, places in found.items()}
-        for pool, found in zip(pools, lists)
+        {kind: [int(pool.positions[place]) for place in places] for kind, places in listed.items()}
+        for pool, listed in zip(found, lists)
     ]
     started = time.monotonic()
     verdicts = verdicts_of(
@@ -233,10 +188,10 @@ def _shard(
     naming = Naming(lambda number: task.documents[number].id, partial(_names, task.index))
     return [
         trial_of(
-            pool, found, judged, naming, source=query.source, query=query.text,
+            pool, listed, judged, naming, source=query.source, query=query.text,
             entity="" if query.entity is None else query.entity.name,
         )
-        for pool, found, judged, query in zip(pools, lists, verdicts, queries)
+        for pool, listed, judged, query in zip(found, lists, verdicts, queries)
     ]  # fmt: skip
 
 
@@ -317,40 +272,6 @@ def _parts(options: AblateOptions, task: Task, output: str) -> Parts:
     inputs: list[Any] = list(text_files(corpus)) or [corpus]
     inputs += [options.doc_ids_file] if options.doc_ids_file is not None else []
     return parts_of("ablate", semantic(options), inputs, task.fingerprints(), output)
-
-
-def _load_scorer(options: AblateOptions, path: str) -> Scorer:
-    from finerank.models.load import load_scorer
-    from finerank.models.reranker_arguments import scorer_arguments
-
-    asked = scorer_arguments(options, path, options.cache_dir)
-    return load_scorer(
-        path, device=options.device, dtype=options.dtype, peft_path=options.reranker_peft_path,
-        cache_dir=options.cache_dir, trust_remote_code=options.trust_remote_code, **asked,
-    )  # fmt: skip
-
-
-def _load_encoder(options: AblateOptions, path: str | None) -> Any:
-    from finerank.batching.prompts import format_prompt
-    from finerank.models.load import load_encoder
-
-    if path is None:
-        return None
-    instruction = options.query_instruction_for_retrieval
-    return load_encoder(
-        path,
-        device=options.device,
-        dtype=options.dtype,
-        query_prompt=None
-        if instruction is None
-        else format_prompt(instruction, options.query_instruction_format_for_retrieval),
-        pooling=options.pooling_method,
-        normalize=options.normalize_embeddings,
-        query_max_len=options.embedder_query_max_length,
-        passage_max_len=options.embedder_passage_max_length,
-        cache_dir=options.cache_dir,
-        trust_remote_code=options.trust_remote_code,
-    )
 
 
 def _banner(options: AblateOptions, task: Task) -> None:
