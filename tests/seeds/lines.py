@@ -187,8 +187,8 @@ TRAIN_LINES = (
 GENERATE_003_BARE = Line("003", "generate", "contrastive_data_generator.py", r"""
 python contrastive_data_generator.py
 """)  # fmt: skip
-GENERATE_003 = Line("003", "generate", "contrastive_data_generator.py", r"""
-python contrastive_data_generator.py --config ../config_lib/extract_config_wikifulldoc.yaml --num_examples 1000 --max_doc_candidates 5 --lambda1 0.85 --lambda2 0.05 --lambda3 0.1
+GENERATE_003 = Line("003", "generate", "./contrastive_data_generator.py", r"""
+python ./contrastive_data_generator.py --config ../config_lib/extract_config_wikifulldoc.yaml --num_examples 1000 --max_doc_candidates 5 --lambda1 0.85 --lambda2 0.05 --lambda3 0.1
 """)  # noqa: E501 # fmt: skip
 GENERATE_LINES = (GENERATE_003_BARE, GENERATE_003)
 TEST_003_FINETUNED = Line("003", "evaluate", "test_reranker.py", r"""

@@ -20,7 +20,9 @@ def document(name: str) -> str:
 
 @needs_documents
 @pytest.mark.parametrize(
-    "line", [*DATA_LINES, *TRAIN_LINES, *GENERATE_LINES, *ABLATION_LINES], ids=lambda line: f"{line.verb} {line.document}"
+    "line",
+    [*DATA_LINES, *TRAIN_LINES, *GENERATE_LINES, *ABLATION_LINES],
+    ids=lambda line: f"{line.verb} {line.document}",
 )
 def test_the_line_stands_in_its_document(line: Line) -> None:
     assert line.text.strip() in document(line.document)
@@ -52,10 +54,11 @@ def test_all_training_command_lines_of_the_seeds_are_here() -> None:
 
 @needs_documents
 def test_all_generator_lines_of_the_seeds_are_here() -> None:
+    line_of = re.compile(r"^python (?:\./)?contrastive_data_generator\.py.*$", re.MULTILINE)
     found = [
         (path.name[:3], line)
         for path in sorted(DOCUMENTS.iterdir())
-        for line in re.findall(r"^python contrastive_data_generator\.py.*$", path.read_text(encoding="utf-8"), re.M)
+        for line in line_of.findall(path.read_text(encoding="utf-8"))
     ]
     assert found == [(line.document, line.text.strip()) for line in GENERATE_LINES]
 

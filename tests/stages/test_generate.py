@@ -172,7 +172,8 @@ def test_chinese(tmp_path: Path) -> None:
 def test_listed_documents_come_first(wiki: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed = tmp_path / "ids.txt"
     listed.write_text("w3\n\nw0\nw999\n")
-    more = ("--doc_ids", str(listed), "--num_examples", "2", "--query_mode", "title", "--test_share", "0")
+    more = ("--doc_ids", str(listed), "--num_examples", "2", "--query_mode", "title", "--test_share", "0",
+            "--negatives", "0")  # fmt: skip
     assert main(words(wiki, tmp_path / "out", *more)) == 0
     assert [row["source_id"] for row in read(tmp_path / "out" / "train_data.jsonl")] == ["w3", "w0"]
     assert '"w999"' in capsys.readouterr().err
@@ -215,7 +216,7 @@ def verdicts(prompt: str, before: int) -> Any:
         return chat(json.dumps({"query": f"what about {' '.join(document.split()[:4])}"}))
     if before % 5 == 4:
         return 500, b"", {}
-    return chat("hm" if before % 7 == 6 else json.dumps({"verdict": "yes" if "rare disorder" in prompt else "no"}))
+    return chat("hm" if before % 7 == 6 else json.dumps({"verdict": "yes" if "usual therapy" in prompt else "no"}))
 
 
 def test_a_language_model_writes_and_judges(

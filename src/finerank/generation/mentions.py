@@ -202,5 +202,7 @@ def find(text: str, name: str) -> int | None:
     if is_cjk(name):
         place = text.find(name)
         return place if place >= 0 else None
+    if name.lower() not in text.lower():  # settles most cases at a fraction of the price
+        return None
     match = re.search(rf"(?<!\w){re.escape(name)}(?:['’]s)?(?!\w)", text, re.IGNORECASE)
     return match.start() if match else None
