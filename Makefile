@@ -13,6 +13,7 @@ help:
 	@echo "make test       the tests;  make test-slow: kill loops, parity, quality"
 	@echo "make check      ruff, mypy, import contracts;  make format: mend what ruff can"
 	@echo "make docs       the documentation as a site, in build/site"
+	@echo "make parity     FlagEmbedding's scores of tiny models, made again (ARGS='base')"
 	@echo "make bench      throughput beside sentence-transformers and FlagEmbedding"
 
 $(BIN)/python:
@@ -57,5 +58,11 @@ docs: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py $(ARGS)
 
+# FlagEmbedding's numbers again, in an environment of their own (see tests/parity/README.md).
+parity:
+	$(PYTHON) -m venv $(VENV)-parity
+	$(VENV)-parity/bin/python -m pip install --quiet --requirement tests/parity/requirements.txt
+	$(VENV)-parity/bin/python tests/parity/make_expected.py $(ARGS)
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-parity .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -87,4 +87,29 @@ def base_cases() -> Iterator[Case]:
     yield Case("base", "qwen2", {}, batch_size=1)
 
 
-CASES = {"base": list(base_cases())}
+def layerwise_cases() -> Iterator[Case]:
+    """Every reading of one layer; several layers, heads of both kinds, grouped attention, stretched positions."""
+    yield from (Case("layerwise", "simple", options | {"cutoff_layers": [4]}) for options in READINGS)
+    yield Case("layerwise", "simple", {"cutoff_layers": [2, 3, 5]})
+    yield Case("layerwise", "simple", {"cutoff_layers": [2, 3, 5], "max_length": 96}, batch_size=1)
+    yield Case("layerwise", "simple", {"cutoff_layers": [5]})
+    yield Case("layerwise", "simple", {"cutoff_layers": [2]})
+    for model in ("simple_shared", "simple_grouped", "linear"):
+        yield Case("layerwise", model, {"cutoff_layers": [3, 5], "max_length": 96})
+
+
+def lightweight_cases() -> Iterator[Case]:
+    """Every reading, every ratio; one layer and several; blocks that compress once and again; a short window."""
+    usual = {"cutoff_layers": [4], "compress_ratio": 2, "compress_layers": [2]}
+    yield from (Case("lightweight", "published", options | usual) for options in READINGS)
+    for ratio in (1, 4, 8):
+        yield Case("lightweight", "published", usual | {"compress_ratio": ratio})
+        yield Case("lightweight", "published", usual | {"compress_ratio": ratio, "max_length": 96}, batch_size=1)
+    yield Case("lightweight", "published", {"cutoff_layers": [6], "compress_ratio": 2, "compress_layers": [1, 3, 4]})
+    yield Case("lightweight", "published", {"cutoff_layers": [2, 4, 6], "compress_ratio": 4, "compress_layers": [3]})
+    yield Case("lightweight", "published", {"cutoff_layers": [2], "compress_ratio": 1, "compress_layers": [3]})
+    for model in ("sliding", "every_other", "uncapped"):
+        yield Case("lightweight", model, {"cutoff_layers": [4], "compress_ratio": 2, "compress_layers": [2]})
+
+
+CASES = {"base": list(base_cases()), "layerwise": list(layerwise_cases()), "lightweight": list(lightweight_cases())}

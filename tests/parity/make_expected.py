@@ -1,6 +1,6 @@
 """Write the numbers that ours are compared with; runs in an environment of ``requirements.txt`` (see README.md).
 
-    python tests/parity/make_expected.py [base] [layerwise] [lightweight]
+python tests/parity/make_expected.py [base] [layerwise] [lightweight]
 """
 
 from __future__ import annotations

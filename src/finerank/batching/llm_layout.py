@@ -2,7 +2,8 @@
 
 ``[bos]<query>⏎<passage>⏎<prompt>``, each part tokenised by itself, prefixes ("A: ", "B: ") being part of query and
 passage. The query is cut first, then the passage, so that the pair keeps to its length; separator and prompt come on
-top. Source: FlagEmbedding's decoder-only rerankers, at inference; training reads the same here.
+top. Source: FlagEmbedding's decoder-only rerankers, at inference; training reads the same here. (Where the query alone
+fills the length, FlagEmbedding keeps the passage whole, longer than asked for; here none of it is left.)
 """
 
 from __future__ import annotations
