@@ -16,10 +16,7 @@ from finerank.cli import main
 from ..stages.test_ablate import documents
 from .lines import ABLATE_003, ABLATE_003_ALL, ABLATE_003_LISTED, ABLATE_003_SINGLE, TEST_003, Line
 
-CONFIGS = {
-    "--config": "../config_lib/extract_config_wikifulldoc.yaml",
-    "--config_path": "./config_lib/example_config.yaml",
-}
+CONFIGS = ("../config_lib/extract_config_wikifulldoc.yaml", "./config_lib/example_config.yaml")
 TYPES = ["standard", "standard_zs", "standard_ft", "diverse", "diverse_zs", "diverse_ft"]
 
 

@@ -100,7 +100,7 @@ def test_all_six_with_the_originals_keys(corpus: Path, tiny_reranker: str, tiny_
 def test_the_queries_are_answered_at_all(corpus: Path) -> None:
     data = ablated(corpus, "--single", "standard")
     assert data["retriever_type"] == "standard"
-    assert data["success_rate"] > 0.5
+    assert data["success_rate"] >= 0.5
     assert "results" not in data
     assert "trials" in data
 
@@ -215,13 +215,15 @@ def test_a_default_reranker_that_is_not_there_is_skipped_aloud(
     assert any("diverse_ft was skipped" in note for note in data["notes"])
 
 
-@pytest.mark.parametrize("more", [("--finetuned_path", "./nowhere"), ("--single", "diverse_ft")])
+@pytest.mark.parametrize(
+    ("more", "says"), [(("--finetuned_path", "./nowhere"), "nowhere"), (("--single", "diverse_ft"), "output_new")]
+)
 def test_a_reranker_that_was_asked_for_must_be_there(
-    corpus: Path, tiny_reranker: str, more: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    corpus: Path, tiny_reranker: str, more: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["ablate", "--corpus", str(corpus), "--reranker_path", tiny_reranker, *more, "--output_file", "out.json"]
     assert main(words) == 1
-    assert "nowhere" in capsys.readouterr().err or "output_new" in more
+    assert says in capsys.readouterr().err
     assert not Path("out.json").exists()
 
 

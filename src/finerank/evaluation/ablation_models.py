@@ -36,12 +36,18 @@ def rerankers_of(options: AblateOptions) -> tuple[list[str], dict[str, Scorer], 
         except UserError as error:
             if asked[name] is not None or options.single is not None:
                 raise
-            why = error.message if path in error.message else f"{path}: {error.message}"
+            why = _briefly(error.message, path)
             for kind in kinds:
                 if parts_of(kind)[1] == name:
                     skipped[kind] = why
                     warn(f"{kind} skipped: {why}")
     return [kind for kind in kinds if kind not in skipped], scorers, skipped
+
+
+def _briefly(message: str, path: str) -> str:
+    """Return why a model cannot be had, without what differs between machines."""
+    found = message.replace(f"{Path.cwd()}/", "./").partition(" (")[0]
+    return found if path in found else f"{path}: {found}"
 
 
 def space_of(options: AblateOptions, encoder: Any, passages: Sequence[str]) -> Space:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -18,8 +18,9 @@ TRIES = 20
 
 
 def drawn_queries(
-    index: EntityIndex, number: int, seed: int, modes: Sequence[str], min_length: int, ids_file: str | None
-) -> list[GeneratedQuery]:
+    index: EntityIndex, number: int, seed: int, modes: Sequence[str], min_length: int, ids_file: str | None,
+    allowed: Container[int] | None = None,
+) -> list[GeneratedQuery]:  # fmt: skip
     """Return ``number`` queries, each of a document of its own; fewer if the documents give no more, which is said.
 
     A document's query depends on the seed and the document alone.
@@ -27,13 +28,16 @@ def drawn_queries(
     Args:
         modes: ``mode`` or ``mode:weight``.
         min_length: characters of a document that is drawn; a listed one may be shorter.
+        allowed: documents that may be drawn; None for any.
 
     Raises:
         UserError: if no document gives a query.
     """
     weights = {name: float(weight or 1) for name, _, weight in (word.partition(":") for word in modes)}
     found: list[GeneratedQuery] = []
-    for source in islice(drawn_sources(index.documents, seed, min_length, ids_file), TRIES * number):
+    sources = drawn_sources(index.documents, seed, min_length, ids_file)
+    fitting = (source for source in sources if allowed is None or source in allowed)
+    for source in islice(fitting, TRIES * number):
         rng = stream(seed, "drawn", "query", index.documents[source].id)
         found += queries_for(index, index.documents, source, weights, rng)[:1]
         if len(found) == number:

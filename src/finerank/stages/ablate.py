@@ -108,8 +108,9 @@ def _task(options: AblateOptions, documents: Documents) -> Task:
         index = build_index(documents, language)
     oracle = _oracle(options, index, documents)
     queries = drawn_queries(
-        index, options.num, options.seed, options.query_mode, options.min_length, options.doc_ids_file
-    )
+        index, options.num, options.seed, options.query_mode, options.min_length, options.doc_ids_file,
+        getattr(oracle, "partners", None),
+    )  # fmt: skip
     return Task(documents, index, queries, oracle, encoder_of(options, options.embedder), scorers, kinds, skipped)
 
 
