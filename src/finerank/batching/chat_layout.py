@@ -132,7 +132,7 @@ class ChatLayout:
         if passage_max_len is not None:
             passages = tokenizer.shortened(passages, passage_max_len)
         prompts = [pair[2] if len(pair) > 2 else self.prompt for pair in pairs]
-        chats = [self._text(prompt) for prompt in prompts]
+        chats = [self.text(prompt) for prompt in prompts]
         whole = tokenizer.plain(
             [
                 chat.filled({"query": query, "document": passage, "system": prompt or ""})
@@ -142,7 +142,12 @@ class ChatLayout:
         ends = {chat: answer_start(tokenizer, chat) for chat in dict.fromkeys(chats)}
         return [Tokens(_cut(ids, ends[chat], max_len)) for ids, chat in zip(whole, chats)]
 
-    def _text(self, prompt: str | None) -> ChatText:
+    def text(self, prompt: str | None) -> ChatText:
+        """Return the text for pairs with an instruction, or with none.
+
+        Raises:
+            UserError: if there is an instruction and no place for it.
+        """
         chosen = self.instructed if prompt is not None or self.plain is None else self.plain
         if chosen is None:
             raise UserError("the chat template of this reranker has no place for a prompt", hint="leave out --prompt")

@@ -110,7 +110,7 @@ class ChatReranker:
     def fingerprint(self) -> str:
         """Digest of all that decides a score."""
         if not self._fingerprint:
-            texts = [self.layout.plain, self.layout.instructed]
+            texts = [self.layout.text(self.layout.prompt), self.layout.instructed]
             recipe = json.dumps([CLASS, self.settings(), self.answers, repr(texts), self.device.type])
             self._fingerprint = weights_digest(self.module, self.transformer.config, recipe, self.tokenizer.state)
         return self._fingerprint

@@ -1,0 +1,54 @@
+"""How much memory answers take beyond the hidden states: run as a script, prints a JSON object of MB by family."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+BATCH, LENGTH, VOCABULARY = 16, 1024, 250_000
+FAMILIES = ("llm_reranker", "chat_reranker")
+
+
+def write(folder: Path) -> Path:
+    """Write a language model with few numbers but the embeddings of a large vocabulary."""
+    from tests.parity.tiny_files import decoder_shapes, write_bytes_tokenizer, write_model
+
+    write_bytes_tokenizer(folder)
+    config: dict[str, Any] = {
+        "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 8, "intermediate_size": 16,
+        "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 2048,
+        "vocab_size": VOCABULARY, "tie_word_embeddings": True, "rms_norm_eps": 1e-6, "hidden_act": "silu",
+    }  # fmt: skip
+    shapes = decoder_shapes(config, biases=("q_proj", "k_proj", "v_proj"))
+    return write_model(folder, config, shapes, seed=5)
+
+
+def peak() -> float:
+    """Return the most memory this process has held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def beyond_hidden_states(family: str, folder: Path) -> float:
+    """Return how far the peak rises from the hidden states alone to the scores, in MB."""
+    import torch
+
+    from finerank.models.load import load_scorer
+
+    scorer = load_scorer(str(folder), family=family, device="cpu", dtype="float32")
+    mask = torch.ones(BATCH, LENGTH, dtype=torch.long)
+    mask[1, :100] = 0
+    features = {"input_ids": torch.randint(VOCABULARY, (BATCH, LENGTH)), "attention_mask": mask}
+    with torch.inference_mode():
+        scorer.transformer.base_model(**features, use_cache=False)
+        before = peak()
+        scores = scorer.module.logits(features)
+    assert scores.shape == (BATCH,)
+    return peak() - before
+
+
+if __name__ == "__main__":
+    place = write(Path(sys.argv[1]))
+    sys.stdout.write(json.dumps({family: beyond_hidden_states(family, place) for family in FAMILIES}) + "\n")
