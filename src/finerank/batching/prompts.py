@@ -15,6 +15,8 @@ from finerank.core.protocols import Pair
 
 ENCODED_AT_ONCE = 512
 """Inputs that the tokenizer's own records are held of at a time; they take some ten times the memory of their ids."""
+TEXT_PLACE = "\ue000"
+"""Stands in a prompt where the text does, if something follows the text; a prompt without it stands before."""
 
 
 class Tokens(NamedTuple):
@@ -33,21 +35,34 @@ class Tokens(NamedTuple):
     kept: tuple[int, int] | None = None
 
 
-def format_prompt(instruction: str | None, template: str = "{}{}") -> str:
+def format_prompt(instruction: str | None, template: str = "{}{}", *, text_last: bool = False) -> str:
     """Turn an instruction and its ``{}{}`` template into what stands before the text.
+
+    What stands behind the text, as bge-en-icl has it, comes after TEXT_PLACE.
 
     >>> format_prompt("find: ", "{}{}"), format_prompt("Find it", "Instruct: {}\\nQuery: {}")
     ('find: ', 'Instruct: Find it\\nQuery: ')
 
+    Args:
+        text_last: refuse templates with something behind the text.
+
     Raises:
-        UserError: if the template does not place the text last.
+        UserError: if the template does not have two places, or the text is not last where it must be.
     """
     if not instruction:
         return ""
     filled = template.replace("\\n", "\n").replace("{}", instruction, 1)
-    if not filled.endswith("{}") or filled.count("{}") != 1:
-        raise UserError(f'an instruction format needs two {{}}, the text last, got "{template}"', hint='"{}{}"')
-    return filled[: -len("{}")]
+    if filled.count("{}") != 1 or text_last and not filled.endswith("{}"):
+        order = ", the text last" if text_last else ""
+        raise UserError(f'an instruction format needs two {{}}{order}, got "{template}"', hint='"{}{}"')
+    before, after = filled.split("{}")
+    return before + TEXT_PLACE + after if after else before
+
+
+def parts_of(prompt: str) -> tuple[str, str]:
+    """Return what of a prompt stands before a text and what behind it."""
+    before, _, after = prompt.partition(TEXT_PLACE)
+    return before, after
 
 
 class Tokenizer:

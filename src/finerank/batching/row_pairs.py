@@ -92,4 +92,4 @@ class PairLayout:
 
 @lru_cache(maxsize=1024)
 def _prompt(instruction: str, template: str) -> str:
-    return format_prompt(instruction, template)
+    return format_prompt(instruction, template, text_last=True)

@@ -17,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 from finerank.batching.collate import micro_batches
-from finerank.batching.prompts import Tokenizer
+from finerank.batching.prompts import Tokenizer, parts_of
 from finerank.core.errors import UsageError, UserError, did_you_mean
 from finerank.core.protocols import Pair, Progress, Side
 from finerank.core.records import Group
@@ -30,6 +30,9 @@ SIDES: tuple[Side, Side] = ("query", "passage")
 PROMPT_KEYS = {"query": ("query",), "passage": ("document", "passage")}
 POOLING_NAMES = {"last_token": "lasttoken", "last": "lasttoken", "lasttoken": "lasttoken", "cls": "cls", "mean": "mean"}
 TRAINING_TOKENS = 4096
+UNCUT = 1_000_000
+FORMAT = "{}_format"
+"""Key among a folder's prompts under which a prompt with something behind the text is kept whole."""
 
 
 class TowerModule(torch.nn.Module):
@@ -107,6 +110,7 @@ class BiEncoder:
                     model_kwargs={"dtype": torch.float32},
                 ),
             )  # fmt: skip
+        _append_end(model.tokenizer, source, cache_dir)
         if base:
             adapters.merge_folder(model[0].model, name, cache_dir)
         _set_pooling(model, pooling)
@@ -185,11 +189,27 @@ class BiEncoder:
     def tokens(self, texts: Sequence[str], side: Side, prompts: Sequence[str] | None = None) -> list[Any]:
         """Tokenise with the side's prompt or, text by text, with ``prompts``; cut to the side's length."""
         before = [self.prompts[side]] * len(texts) if prompts is None else prompts
-        whole = [prompt + text for prompt, text in zip(before, texts)] if any(before) else texts
-        tokens = self.tokenizer.texts(whole, self.max_lens[side])
+        if any(parts_of(prompt)[1] for prompt in set(before)):
+            tokens = self._between(texts, before, self.max_lens[side])
+        else:
+            whole = [prompt + text for prompt, text in zip(before, texts)] if any(before) else texts
+            tokens = self.tokenizer.texts(whole, self.max_lens[side])
         if self._pools_prompt or not any(before):
             return tokens
         return [item._replace(unpooled=self._unpooled_tokens(prompt, side)) for item, prompt in zip(tokens, before)]
+
+    def _between(self, texts: Sequence[str], prompts: Sequence[str], limit: int) -> list[Any]:
+        """Tokenise texts between what stands before and behind them; they are cut, what stands behind is kept."""
+        parts = [parts_of(prompt) for prompt in prompts]
+        tokens = self.tokenizer.texts([head + text + tail for (head, tail), text in zip(parts, texts)], UNCUT)
+        special = len(self.tokenizer.texts([""], UNCUT)[0].ids)
+        for place, item in enumerate(tokens):
+            if len(item.ids) > limit:
+                head, tail = parts[place]
+                room = max(limit - special - len(self.tokenizer.plain([tail])[0]), 0)
+                (cut,) = self.tokenizer.shortened([head + texts[place]], room)
+                (tokens[place],) = self.tokenizer.texts([cut + tail], UNCUT)
+        return tokens
 
     def _query_prompt(self, group: Group) -> str:
         return self.prompts["query"] if group.query_prompt is None else group.query_prompt
@@ -224,7 +244,8 @@ class BiEncoder:
 
     def truncated(self, pairs: Sequence[Pair]) -> tuple[int, int]:
         """Return how many passages of the pairs are cut, and the length in tokens that cuts them."""
-        passages = [self.prompts["passage"] + passage for _, passage in pairs]
+        head, tail = parts_of(self.prompts["passage"])
+        passages = [head + passage + tail for _, passage in pairs]
         limit = self.max_lens["passage"]
         lengths = [len(item.ids) for item in self.tokenizer.texts(passages, limit + 1)]
         return sum(length > limit for length in lengths), limit
@@ -238,7 +259,12 @@ class BiEncoder:
 
         A model with an adapter writes the adapter alone, or with ``merge_adapter`` the merged model.
         """
-        self.model.prompts |= {"query": self.prompts["query"], "document": self.prompts["passage"]}
+        for key, prompt in {"query": self.prompts["query"], "document": self.prompts["passage"]}.items():
+            head, tail = parts_of(prompt)
+            self.model.prompts[key] = head
+            self.model.prompts.pop(FORMAT.format(key), None)
+            if tail:
+                self.model.prompts[FORMAT.format(key)] = prompt
         self.model.max_seq_length = max(self.max_lens.values())
         transformer = self.model[0]
         transformer.query_length, transformer.document_length = self.max_lens["query"], self.max_lens["passage"]
@@ -254,12 +280,26 @@ class BiEncoder:
         if not prompt:
             return 0
         if (prompt, side) not in self._unpooled:
-            self._unpooled[prompt, side] = len(self.tokenizer.texts([prompt], self.max_lens[side])[0].ids) - 1
+            head, _ = parts_of(prompt)
+            self._unpooled[prompt, side] = len(self.tokenizer.texts([head], self.max_lens[side])[0].ids) - 1
         return self._unpooled[prompt, side]
 
 
+def _append_end(tokenizer: Any, name: str, cache_dir: str | None) -> None:
+    """Have an end token behind each text where the folder asks for one; transformers 5 no longer reads that it does."""
+    end = tokenizer.eos_token_id
+    if end is None or not read_json(name, "tokenizer_config.json", cache_dir).get("add_eos_token"):
+        return
+    ids = tokenizer("a")["input_ids"]
+    if ids[-1] != end:
+        tokenizer.add_bos_token = ids[0] == tokenizer.bos_token_id
+        tokenizer.add_eos_token = True
+
+
 def _own_prompt(model: SentenceTransformer, side: Side) -> str:
-    keys = [*PROMPT_KEYS[side], *([model.default_prompt_name] if model.default_prompt_name else [])]
+    named = PROMPT_KEYS[side]
+    default = [model.default_prompt_name] if model.default_prompt_name else []
+    keys = [*map(FORMAT.format, named), *named, *default]
     return next((str(model.prompts[key]) for key in keys if model.prompts.get(key)), "")
 
 

@@ -149,7 +149,9 @@ def _prefixes(options: PairOptions, *, placed: bool) -> dict[str, str]:
     for side, keyword in PREFIXES.items():
         instruction = getattr(options, f"{side}_instruction_for_rerank")
         if instruction is not None:
-            before = format_prompt(instruction, getattr(options, f"{side}_instruction_format_for_rerank"))
+            before = format_prompt(
+                instruction, getattr(options, f"{side}_instruction_format_for_rerank"), text_last=True
+            )
             found[keyword] = "" if placed else before
     return found
 
