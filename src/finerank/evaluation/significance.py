@@ -136,7 +136,8 @@ def mcnemar(gained: int, lost: int) -> float:
     """
     total = gained + lost
     tail = sum(comb(total, count) for count in range(min(gained, lost) + 1))
-    return min(1.0, float(2 * tail) / float(2**total))
+    p: float = 2 * tail / (1 << total)  # whole numbers: these overflow no float
+    return min(1.0, p)
 
 
 def _vector(values: ArrayLike) -> NDArray[np.float64]:
