@@ -58,9 +58,9 @@ class Thresholds:
         coverage: share of a query's words, by idf, from which a candidate may answer it.
     """
 
-    context: float = 0.03
-    likeness: float = 0.6
-    new_words: int = 3
+    context: float = 0.1
+    likeness: float = 0.7
+    new_words: int = 8
     evidence: int = 20
     tokens: float = 0.5
     coverage: float = 0.75
