@@ -122,8 +122,8 @@ def steps_of(recipe: Recipe, given: Mapping[str, str]) -> list[Step]:
         filled = {key: _filled(value, known, f"{name}.{key}", recipe) for key, value in options.items()}
         place, ending = OUTPUT_OF[verb]
         output = str(filled.setdefault(place, str(Path(folder) / f"{name}{ending}")))
-        written = ALSO_WRITTEN | {place}
-        reads = tuple(text for key, value in filled.items() if key not in written for text in _texts(value))
+        aside = ALSO_WRITTEN | {place}
+        reads = tuple(text for key, value in filled.items() if key not in aside for text in _texts(value))
         steps.append(Step(name, verb, (*verb.split(), *_words(filled)), output, reads))
         known[name] = output
     return steps
