@@ -100,7 +100,7 @@ def test_all_six_with_the_originals_keys(corpus: Path, tiny_reranker: str, tiny_
 def test_the_queries_are_answered_at_all(corpus: Path) -> None:
     data = ablated(corpus, "--single", "standard")
     assert data["retriever_type"] == "standard"
-    assert data["success_rate"] >= 0.5
+    assert data["successful_examples"] >= 2  # the rules would rather not know than be wrong
     assert "results" not in data
     assert "trials" in data
 
