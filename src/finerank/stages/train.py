@@ -49,7 +49,7 @@ def run(options: TrainOptions, extras: Mapping[str, Sequence[str]] | None = None
     from finerank.data.training_rows import training_inputs, training_rows
     from finerank.evaluation.watched import held_out_rows, needs_first_stage
     from finerank.models.trainables import first_stage_of, trainable_of
-    from finerank.training import distributed, parallel
+    from finerank.training import distributed, parallel, zero
     from finerank.training.arguments import join_processes, parse_extras
 
     typed, notes = parse_extras(extras or {}, list(declared(type(options))))
@@ -83,6 +83,7 @@ def run(options: TrainOptions, extras: Mapping[str, Sequence[str]] | None = None
         else:
             outcome = _train(options, typed, (rows, held_out), models, folder)
     distributed.leave()
+    zero.forget()
     return outcome
 
 

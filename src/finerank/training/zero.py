@@ -23,6 +23,11 @@ INSTALL = "pip install deepspeed"
 DEFAULT_NAMES = ("ds_stage0.json", "ds_config.json", "deepspeed.json")
 """Where --use_deepspeed without a file looks, in the folder that the command is given in."""
 
+SWITCH = "ACCELERATE_USE_DEEPSPEED"
+"""transformers sets it; every later training of the process would be DeepSpeed's."""
+ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+_set_here: set[str] = set()
+
 SCHEDULES = {
     "WarmupDecayLR": "linear",
     "WarmupLR": "constant_with_warmup",
@@ -186,8 +191,22 @@ def launch_alone() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-    os.environ.update(place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    os.environ.update(ALONE | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    _set_here.update([*ALONE, "MASTER_ADDR", "MASTER_PORT"])
+
+
+def forget() -> None:
+    """Undo what a DeepSpeed run leaves in this process, so that the next training here is a plain one."""
+    if os.environ.pop(SWITCH, None) is None:
+        return
+    from accelerate.state import AcceleratorState
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for name in _set_here:
+        os.environ.pop(name, None)
+    _set_here.clear()
 
 
 def _drop_automatic(section: dict[str, Any]) -> None:
