@@ -96,6 +96,18 @@ def test_a_worker_that_fails_ends_the_run_at_once(fault: str, said: str) -> None
         assert "_misbehave" in str(caught.value.__cause__)
 
 
+def test_the_last_words_of_a_worker_are_kept_where_the_pipe_was_gone_first() -> None:
+    with fleet.open_fleet(Lengths("raise"), TWO) as opened:
+        worker = opened._workers[0]
+        lost = UserError("the worker failed")
+        lost.__cause__ = fleet.WorkerTraceback("there")
+        worker._failed = lambda: lost  # type: ignore[method-assign]
+        worker.connection.close()
+        with pytest.raises(UserError) as caught:
+            worker.send(("anything",))
+        assert caught.value.__cause__ is lost.__cause__
+
+
 def test_an_idle_worker_that_was_killed_is_noticed() -> None:
     with fleet.open_fleet(Lengths(), TWO) as opened:
         os.kill(pids_of(opened)[1], signal.SIGKILL)

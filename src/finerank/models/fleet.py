@@ -199,7 +199,8 @@ class _Worker:
         try:
             self.connection.send(message)
         except OSError:
-            raise self._failed() from None
+            failed = self._failed()
+            raise failed from failed.__cause__  # where in the worker it arose, rather than that the pipe is gone
 
     def receive(self) -> Any:
         """Return what the worker says next.
