@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from importlib.resources import files
+from typing import Any
 
 from finerank.evaluation.charts import interval_bar, scatter, steps
 from finerank.evaluation.report import (
@@ -27,8 +28,8 @@ SNIPPET = 700
 LABEL = 34
 
 
-def render(report: Report, more: str = "") -> str:
-    """Return the whole page; ``more`` is HTML of further sections (``section``), behind the figures."""
+def render(report: Report, more: str = "", data: Mapping[str, Any] | None = None) -> str:
+    """Return the whole page; ``more`` is HTML of further sections (``section``), ``data`` the results dictionary."""
     style, script = _resource("report.css"), _resource("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # whatever slipped through the escaping could still not run: only this script's digest is allowed
