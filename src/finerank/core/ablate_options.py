@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finerank.core.errors import UsageError
+from finerank.core.evaluate_options import record_times_option
 from finerank.core.generate_options import SHORTEST, USUAL_CONFIGS
+from finerank.core.llm_options import LlmOptions
 from finerank.core.model_options import EncoderOptions
 from finerank.core.options import ignored, option
 from finerank.core.reranker_options import RerankerModelOptions
@@ -25,7 +27,7 @@ SOURCES_ONLY = ("single", "doc_ids_file", "reranker_path", "finetuned_path")
 
 
 @dataclass(kw_only=True)
-class AblateOptions(RerankerModelOptions, EncoderOptions):
+class AblateOptions(LlmOptions, RerankerModelOptions, EncoderOptions):
     """Options of ``finerank ablate``."""
 
     corpus: str | None = option(
@@ -65,9 +67,10 @@ class AblateOptions(RerankerModelOptions, EncoderOptions):
     query_mode: list[str] = option(
         ["bridge"], "what queries are made of, as for finerank generate: bridge, template, title, ict …", metavar="MODE"
     )
-    oracle: Literal["rule", "gold"] = option(
+    oracle: Literal["rule", "llm", "gold"] = option(
         "rule",
-        "what says whether a document succeeds: rules, or the corpus's own qrels (gold; then sources are judged)",
+        "what says whether a document succeeds: rules, a language model, or the corpus's own qrels (gold; then sources "
+        "are judged)",
     )
     language: Literal["auto", "en", "zh"] = option("auto", "language of the documents; auto looks at their letters")
     embedder: str | None = option(
@@ -103,9 +106,7 @@ class AblateOptions(RerankerModelOptions, EncoderOptions):
     report: str = option(
         "auto", "HTML page with plots; auto: beside the JSON; none", metavar="auto|none|OUT.html", semantic=False
     )
-    record_times: bool = option(
-        False, "write seconds and the time of day into the JSON as well; then no two runs give the same bytes"
-    )
+    record_times: bool = record_times_option()
     embedding_cache: str = option(
         "auto",
         "folder of vectors kept between runs; auto: $FINERANK_CACHE/vectors, else ~/.cache/finerank/vectors; none",
@@ -139,6 +140,8 @@ class AblateOptions(RerankerModelOptions, EncoderOptions):
                 raise UsageError(f"--{name} goes with {flag}", hint=f"leave --{name} out")
         if self.dataset is None and self.diverse:
             raise UsageError("--diverse goes with --dataset", hint="--lambda1, --lambda2 and --lambda3 set the weights")
+        if self.dataset is None and self.oracle == "llm":
+            self.check_llm()
 
     def result_path(self) -> str:
         """Return where the JSON goes."""

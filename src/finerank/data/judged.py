@@ -41,8 +41,11 @@ def is_judged(path: str | Path) -> bool:
     return (Path(path) / "corpus.jsonl").is_file()
 
 
-def read_judged(folder: str | Path, split: str = "test") -> Judged:
+def read_judged(folder: str | Path, split: str = "test", *, qrels_file: str | Path | None = None) -> Judged:
     """Read ``corpus.jsonl``, the queries and the qrels of one split.
+
+    Args:
+        qrels_file: judge by this file instead of the split's.
 
     Raises:
         UserError: if a file is missing; the splits that are there are named.
@@ -53,7 +56,10 @@ def read_judged(folder: str | Path, split: str = "test") -> Judged:
         raise UserError(
             "expected a folder with corpus.jsonl, queries.jsonl and qrels/, found no corpus.jsonl", where=str(root)
         )
-    queries_file, qrels = where_judged(root, split)
+    if qrels_file is None:
+        queries_file, qrels = where_judged(root, split)
+    else:
+        queries_file, qrels, split = _queries_file(root, split), read_qrels(qrels_file), Path(qrels_file).name
     corpus = _texts(root / "corpus.jsonl", blank=True)
     queries = {name: text for name, text in _texts(queries_file, blank=False).items() if name in qrels}
     _say_what_is_lost(root, split, corpus, queries, qrels)
@@ -61,6 +67,22 @@ def read_judged(folder: str | Path, split: str = "test") -> Judged:
         raise UserError(f'no query of {queries_file.name} is judged in split "{split}"', where=str(root))
     kept = {name: qrels[name] for name in queries}
     return Judged(list(corpus), list(corpus.values()), list(queries), list(queries.values()), kept, root.resolve().name)
+
+
+def query_types(folder: str | Path, split: str = "test") -> dict[str, str]:
+    """Return query id -> the type that its line gives it (``type``, else ``metadata.type``), where it does."""
+    found: dict[str, str] = {}
+    for _, line in _good_lines(_queries_file(Path(folder), split), []):
+        more = line.get("metadata")
+        kind_of_query = line.get("type", more.get("type") if isinstance(more, Mapping) else None)
+        if isinstance(kind_of_query, str) and kind_of_query.strip():
+            found[str(line.get("_id", line.get("id")))] = kind_of_query.strip()
+    return found
+
+
+def _queries_file(root: Path, split: str) -> Path:
+    custom = root / f"{split}_queries.jsonl"
+    return custom if custom.is_file() and not (root / "queries.jsonl").is_file() else root / "queries.jsonl"
 
 
 def where_judged(root: Path, split: str) -> tuple[Path, Qrels]:

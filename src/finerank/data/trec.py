@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from finerank.core.errors import DataError, Problem, UserError
@@ -60,6 +60,19 @@ def read_run(path: str | Path) -> Run:
     return run
 
 
+def run_names(paths: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
+    """Name each run: by its file without the suffix; where that is not unique by its tag, else by its path.
+
+    Args:
+        taken: names that something else has.
+    """
+    for name in (lambda path: Path(path).stem, lambda path: Path(path).name, _tag, str):
+        names = {path: name(path) for path in paths}
+        if len(set(names.values())) == len(names) and not set(names.values()) & set(taken):
+            return names
+    return {path: str(path) for path in paths}
+
+
 def write_qrels(path: str | Path, qrels: Qrels) -> None:
     """Write qrels in TREC form, atomically."""
     lines = [
@@ -73,6 +86,12 @@ def write_qrels(path: str | Path, qrels: Qrels) -> None:
 def write_run(path: str | Path, run: Run, tag: str) -> None:
     """Write a run in TREC form, best first, atomically; scores keep every digit."""
     write_atomic(path, "".join(_run_lines(run, _id(tag))).encode())
+
+
+def _tag(path: str) -> str:
+    """Return the tag of a run's first line; the path if there is none."""
+    _, _, words = next(_lines(path, []), (0, "", []))
+    return words[5] if len(words) == 6 else path
 
 
 def _run_lines(run: Run, tag: str) -> Iterator[str]:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from finerank.core.errors import UserError
-from finerank.core.protocols import Retriever
+from finerank.core.protocols import Progress, Retriever
 from finerank.core.runs import Qrels, Run
 from finerank.data.console import progress, say, warn
+from finerank.data.manifest import digest_file
 from finerank.data.sources import Judged
+from finerank.evaluation.costs import Cost
 from finerank.evaluation.fusion import choose_weight, fuse_runs
 from finerank.evaluation.fusion_store import Fusion, query_digests, save_fusion, stored_or_given
 from finerank.evaluation.metrics import canonical
@@ -20,6 +22,8 @@ from finerank.evaluation.plan import BM25, Kind, Planned, fused, over
 from finerank.evaluation.ranking import rerank_run, search_run
 from finerank.evaluation.report import Values
 from finerank.evaluation.significance import Interval
+from finerank.evaluation.trec_runs import NOTE as RUN_NOTE
+from finerank.evaluation.trec_runs import judged_part
 from finerank.retrieval.bm25 import Bm25Retriever
 from finerank.retrieval.dense import DenseRetriever
 
@@ -29,6 +33,7 @@ class ArmOptions:
     """How arms are made; ``weight`` None chooses it.
 
     Attributes:
+        calibrates: score the development queries for a threshold, too.
         encoder, scorer: arguments of the loaders, a reranker's by its name.
     """
 
@@ -36,6 +41,7 @@ class ArmOptions:
     fusion: str = "none"
     weight: float | None = None
     metric: str = "nDCG@10"
+    calibrates: bool = False
     cache: Path | None = None
     encoder: dict[str, Any] = field(default_factory=dict)
     scorer: Callable[[str], Mapping[str, Any]] = lambda name: {}
@@ -43,13 +49,15 @@ class ArmOptions:
 
 @dataclass(frozen=True)
 class Loaded(Planned):
-    """A planned model with its weights; ``model`` is None for BM25."""
+    """A planned model with its weights, or a run with its lists; ``model`` is None for BM25."""
 
     model: Any
 
     def fingerprint(self) -> str:
         if self.model is None:
             return BM25
+        if self.kind == "run":
+            return digest_file(self.path)
         if self.searches:
             compared = "cosine" if self.model.cosine else "dot"
             return f"{self.model.fingerprint('query')} {self.model.fingerprint('passage')} {compared}"
@@ -59,12 +67,21 @@ class Loaded(Planned):
         """Return the facts of a banner, without the name."""
         if self.model is None:
             return {"words": "English stop words left out, identifiers split"}
+        if self.kind == "run":
+            return {"file": Path(self.path).name, "queries": len(self.model)}
         return {key: value for key, value in self.model.describe().items() if key != "model"}
 
 
 @dataclass
 class Arms:
-    """Runs by arm name, and what a report says about them."""
+    """Runs by arm name, and what a report says about them.
+
+    Attributes:
+        reranked: arm of a reranker -> the arm of its first stage; of rows, itself.
+        dev: arm of a reranker -> its run over the development queries, if there are any.
+        fusions: what was used: (model, first stage) -> fusion.
+        costs: without seconds where an arm is made of others' scores only.
+    """
 
     qrels: Qrels
     runs: dict[str, Run] = field(default_factory=dict)
@@ -75,6 +92,10 @@ class Arms:
     overall: dict[str, dict[str, Interval]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    reranked: dict[str, str] = field(default_factory=dict)
+    dev: dict[str, Run] = field(default_factory=dict)
+    fusions: dict[tuple[str, str], Fusion] = field(default_factory=dict)
+    costs: dict[str, Cost] = field(default_factory=dict)
 
     def resolve(self, baseline: str | None) -> str | None:
         """Return the arm that ``--baseline`` means: a name as shown, or a model's path."""
@@ -91,68 +112,118 @@ class Arms:
         say(f"{name}: {self.seconds[name]:g} s")
 
 
-def load_models(plan: Sequence[Planned], options: ArmOptions) -> list[Loaded]:
-    """Load each planned model once."""
+@dataclass(frozen=True)
+class First:
+    """A first stage: a retriever over the corpus, or the lists of a run."""
+
+    model: Loaded
+    retriever: Retriever | None
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    def candidates(self, judged: Judged, k: int, progress: Progress | None = None) -> Run:
+        """Return at least ``k`` passages of each judged query, where there are so many."""
+        if self.retriever is None:
+            return judged_part(self.model.model, judged.qrels, self.name)
+        return search_run(self.retriever, judged, k, progress, drop_zero=self.model.model is None)
+
+
+def load_models(plan: Sequence[Planned], options: ArmOptions, runs: Mapping[str, Run] | None = None) -> list[Loaded]:
+    """Load each planned model once; ``runs``: path -> run, of the plan's runs."""
     return [
-        Loaded(item.path, item.name, item.kind, item.first, item.own, _load(item.path, item.kind, options))
+        Loaded(
+            item.path, item.name, item.kind, item.first, item.own,
+            (runs or {})[item.path] if item.kind == "run" else _load(item.path, item.kind, options),
+        )
         for item in plan
-    ]
+    ]  # fmt: skip
 
 
-def judged_arms(models: Sequence[Loaded], judged: Judged, dev: Judged | None, options: ArmOptions) -> Arms:
-    """Make the arms of a judged set: first stages, other embedders, then each reranker over each first stage.
+def judged_arms(
+    models: Sequence[Loaded],
+    judged: Judged,
+    dev: Judged | None,
+    options: ArmOptions,
+    fusions: Mapping[tuple[str, str], Fusion] | None = None,
+) -> Arms:
+    """Make the arms of a judged set: first stages, runs, embedders, then each reranker over each first stage.
 
     Args:
-        dev: queries to choose fusion weights on, disjoint from ``judged``; None takes stored weights.
+        dev: queries to choose fusion weights and thresholds on, disjoint from ``judged``; None takes stored weights.
+        fusions: weights that were chosen elsewhere: (model, first stage) -> fusion.
     """
-    arms = Arms(judged.qrels)
-    retrievers: dict[str, Retriever] = {}
-    for model in (item for item in models if item.searches):
-        started = time.monotonic()
-        retriever = _retriever(model, judged, options)
-        with progress(len(judged.queries), f"{model.name}: search", "queries") as update:
-            run = search_run(retriever, judged, options.top_k, update, drop_zero=model.model is None)
-        arms.add(model.name, run, model.path, **model.describe())
-        arms.took(model.name, started)
-        if model.first:
-            retrievers[model.name] = retriever
+    arms = Arms(judged.qrels, fusions=dict(fusions or {}))
+    firsts = [first for model in models if model.searches and (first := _search(arms, model, judged, options))]
     for model in (item for item in models if not item.searches):
-        for first, retriever in retrievers.items():
-            _reranked(arms, model, first, retriever, judged, dev, options)
-    _recall_note(arms, retrievers, options)
+        for first in firsts:
+            _reranked(arms, model, first, judged, dev, options)
+    if firsts and arms.comparisons:
+        arms.notes.append(
+            f"Rerankers score the first stage's top {options.top_k} only; relevant passages that it missed stay missed."
+        )
+    if any(model.kind == "run" for model in models):
+        arms.notes.append(RUN_NOTE)
     return arms
 
 
-def _reranked(
-    arms: Arms, model: Loaded, first: str, retriever: Retriever, judged: Judged, dev: Judged | None, options: ArmOptions
-) -> None:
-    """Add the arm of a reranker over one first stage, and that of their fusion."""
-    name = over(model.name, first)
+def _search(arms: Arms, model: Loaded, judged: Judged, options: ArmOptions) -> First | None:
+    """Add the arm of what searches; return it if it is a first stage."""
     started = time.monotonic()
-    run = _rerank(model, judged, arms.runs[first], options, name)
+    found = First(model, None if model.kind == "run" else _retriever(model, judged, options))
+    indexed = time.monotonic()
+    with progress(len(judged.queries), f"{model.name}: search", "queries") as update:
+        run = found.candidates(judged, options.top_k, update)
+    arms.add(model.name, run, model.path, **model.describe())
+    if model.kind != "run":
+        arms.took(model.name, started)
+        texts = 0 if model.model is None else len(judged.passages) + len(judged.queries)
+        arms.costs[model.name] = Cost(0, texts, indexed - started, time.monotonic() - indexed)
+    return found if model.first else None
+
+
+def _reranked(arms: Arms, model: Loaded, first: First, judged: Judged, dev: Judged | None, options: ArmOptions) -> None:
+    """Add the arm of a reranker over one first stage, and that of their fusion."""
+    name = over(model.name, first.name)
+    started = time.monotonic()
+    run = _rerank(model, judged, arms.runs[first.name], options, name)
+    seconds = time.monotonic() - started
     arms.add(name, run, model.path, **model.describe())
     arms.took(name, started)
-    arms.comparisons.append((name, first))
+    before = arms.costs.get(first.name, Cost())
+    pairs = sum(map(len, run.values()))
+    arms.costs[name] = Cost(pairs, before.texts, before.index_seconds, before.seconds + seconds)
+    arms.comparisons.append((name, first.name))
+    arms.reranked[name] = first.name
+    if options.fusion == "none" and not (options.calibrates and dev):
+        return
+    chosen_here = options.weight is None and (model.name, first.name) not in arms.fusions
+    if dev is not None and (options.calibrates or chosen_here):
+        found = first.candidates(dev, options.top_k)
+        arms.dev[name] = _rerank(model, dev, found, options, f"{name}, dev")
+        if options.fusion != "none" and chosen_here:
+            arms.fusions[model.name, first.name] = _choose(arms, model, first.name, found, arms.dev[name], dev, options)
     if options.fusion == "none":
         return
-    fusion = _fusion(arms, model, first, retriever, judged, dev, options)
-    both = fused(model.name, first, fusion.fusion, fusion.weight)
-    arms.add(both, fuse_runs(arms.runs[first], run, fusion.fusion, fusion.weight), both)
-    arms.comparisons.append((both, first))
+    fusion = _fusion(arms, model, first.name, judged, options)
+    both = fused(model.name, first.name, fusion.fusion, fusion.weight)
+    arms.add(both, fuse_runs(arms.runs[first.name], run, fusion.fusion, fusion.weight), both)
+    arms.costs[both] = arms.costs[name]
+    arms.comparisons.append((both, first.name))
 
 
-def _fusion(
-    arms: Arms, model: Loaded, first: str, retriever: Retriever, judged: Judged, dev: Judged | None, options: ArmOptions
-) -> Fusion:
-    """Return the fusion to use: the given weight, one chosen on ``dev``, or the stored one."""
-    if options.weight is not None:
-        return Fusion(options.fusion, options.weight, first_stage=first)
-    if dev is None:
-        fusion = stored_or_given(model.path, options.fusion, None, first, judged.queries)
+def _fusion(arms: Arms, model: Loaded, first: str, judged: Judged, options: ArmOptions) -> Fusion:
+    """Return the fusion to use: one chosen before, the given weight, or the stored one."""
+    if (model.name, first) not in arms.fusions:
+        fusion = stored_or_given(model.path, options.fusion, options.weight, first, judged.queries)
+        arms.fusions[model.name, first] = fusion
         _weight_note(arms, model.name, fusion)
-        return fusion
-    found = search_run(retriever, dev, options.top_k, drop_zero=first == BM25)
-    scored = _rerank(model, dev, found, options, f"{over(model.name, first)}, dev")
+    return arms.fusions[model.name, first]
+
+
+def _choose(arms: Arms, model: Loaded, first: str, found: Run, scored: Run, dev: Judged, options: ArmOptions) -> Fusion:
+    """Choose the weight on development queries, and store it with the model."""
     metric = canonical(options.metric)
     choice = choose_weight(found, scored, dev.qrels, metric, method=options.fusion)
     fusion = Fusion(options.fusion, choice.weight, metric, len(dev.qrels), first, query_digests(dev.queries))
@@ -187,13 +258,6 @@ def _rerank(model: Loaded, judged: Judged, first: Run, options: ArmOptions, labe
     total = sum(min(options.top_k, len(first.get(query, {}))) for query in judged.query_ids)
     with progress(total, label, "pairs") as update:
         return rerank_run(model.model, judged, first, options.top_k, update)
-
-
-def _recall_note(arms: Arms, retrievers: dict[str, Retriever], options: ArmOptions) -> None:
-    if retrievers and arms.comparisons:
-        arms.notes.append(
-            f"Rerankers score the first stage's top {options.top_k} only; relevant passages that it missed stay missed."
-        )
 
 
 def _retriever(model: Loaded, judged: Judged, options: ArmOptions) -> Retriever:

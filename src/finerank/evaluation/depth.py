@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from finerank.core.runs import Qrels, Run, ranked
+from finerank.core.seeding import DEFAULT_SEED
 from finerank.evaluation.metrics import evaluate_run, mean
+from finerank.evaluation.significance import Interval, bootstrap_intervals
 
 DEPTHS = (10, 20, 50, 100, 200, 500, 1000)
 
@@ -15,14 +17,15 @@ class AtDepth(NamedTuple):
     """One depth of the curve.
 
     Attributes:
-        value: the metric with this many candidates reranked and the others behind them in the first stage's order.
+        value: the metric and its interval, with this many candidates reranked and the others behind them in the first
+            stage's order.
         ceiling: the metric if those candidates were put in the best order there is.
         recall: share of the relevant passages among them.
         pairs: pairs that were scored for it, over all queries.
     """
 
     depth: int
-    value: float
+    value: Interval
     ceiling: float
     recall: float
     pairs: int
@@ -37,22 +40,24 @@ def depths_up_to(most: int) -> list[int]:
     return [*(depth for depth in DEPTHS if depth < most), most]
 
 
-def depth_curve(qrels: Qrels, first: Run, reranked: Run, depths: Sequence[int], metric: str) -> list[AtDepth]:
+def depth_curve(
+    qrels: Qrels, first: Run, reranked: Run, depths: Sequence[int], metric: str, seed: int = DEFAULT_SEED
+) -> list[AtDepth]:
     """Return the curve of one reranker over one first stage.
 
     Args:
         first: the first stage's run, at least as deep as the deepest.
         reranked: the reranker's scores of the first stage's best.
     """
-    curve = []
+    values, ceilings, recalls = [], [], []
     for depth in depths:
         cut = {query: spliced(first.get(query, {}), reranked.get(query, {}), depth) for query in qrels}
         best = {query: _best_order(first.get(query, {}), qrels[query], depth) for query in qrels}
-        value = mean(evaluate_run(qrels, cut, [metric])[metric])
-        ceiling = mean(evaluate_run(qrels, best, [metric])[metric])
-        recall = mean(evaluate_run(qrels, first, [f"Recall@{depth}"])[f"Recall@{depth}"])
-        curve.append(AtDepth(depth, value, ceiling, recall, sum(min(depth, len(first.get(q, {}))) for q in qrels)))
-    return curve
+        values.append(list(evaluate_run(qrels, cut, [metric])[metric].values()))
+        ceilings.append(mean(evaluate_run(qrels, best, [metric])[metric]))
+        recalls.append(mean(evaluate_run(qrels, first, [f"Recall@{depth}"])[f"Recall@{depth}"]))
+    pairs = [sum(min(depth, len(first.get(query, {}))) for query in qrels) for depth in depths]
+    return list(map(AtDepth, depths, bootstrap_intervals(values, seed), ceilings, recalls, pairs))
 
 
 def spliced(first: Mapping[str, float], scores: Mapping[str, float], depth: int) -> dict[str, float]:

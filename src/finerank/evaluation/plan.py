@@ -5,15 +5,16 @@ Whatever can be wrong with a command line is found here, not after the hours tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from finerank.core.errors import UsageError, did_you_mean
+from finerank.data.trec import run_names
 from finerank.evaluation.fusion_store import stored_or_given
 
-Kind = Literal["embedder", "reranker"]
+Kind = Literal["embedder", "reranker", "run"]
 BM25 = "bm25"
 GENERIC = ("best", "checkpoint", "final", "merged", "model", "output")
 OPEN = "w="
@@ -21,7 +22,7 @@ OPEN = "w="
 
 @dataclass(frozen=True)
 class Planned:
-    """A model and its part: ``first`` finds candidates for rerankers, ``own`` was asked for by name."""
+    """A model or a TREC run and its part: ``first`` has candidates for rerankers, ``own`` was asked for by name."""
 
     path: str
     name: str
@@ -35,27 +36,40 @@ class Planned:
 
 
 def plan_models(
-    models: Sequence[str], first_stages: Sequence[str], baseline: str | None, cache_dir: str | None = None
+    models: Sequence[str],
+    first_stages: Sequence[str],
+    baseline: str | None,
+    cache_dir: str | None = None,
+    runs: Sequence[str] = (),
 ) -> list[Planned]:
-    """Name each model once, in the order given; before them first stages and a baseline not among the models.
+    """Name each model once, in the order given; before them first stages, runs and a baseline not among the models.
 
-    Rerankers without a first stage get bm25.
+    Rerankers without a first stage get bm25. A first stage that is a file is a TREC run.
     """
     kinds: dict[str, Kind | None] = {BM25: None}
-    extra = [baseline] if baseline is not None and _is_model(baseline, [*models, *first_stages]) else []
-    asked = list(dict.fromkeys([*first_stages, *extra, *models]))
+    kinds.update(dict.fromkeys([*runs, *(path for path in first_stages if Path(path).is_file())], "run"))
+    known = [*models, *first_stages, *runs, *run_names(runs).values()]
+    extra = [baseline] if baseline is not None and _is_model(baseline, known) else []
+    asked = list(dict.fromkeys([*first_stages, *runs, *extra, *models]))
     for path in asked:
-        kinds.setdefault(path, None if path == BM25 else _kind(path, cache_dir))
+        if path not in kinds:
+            kinds[path] = _kind(path, cache_dir)
     for path in first_stages:
         if kinds[path] == "reranker":
             raise UsageError(f"--first_stage {path} is a reranker", hint="--first_stage bm25, or an embedder")
     firsts = list(first_stages)
     if not firsts and "reranker" in kinds.values():
         firsts = [BM25]
-    order = list(dict.fromkeys([*(path for path in firsts if path not in models), *extra, *models]))
-    return [
-        Planned(path, name, kinds[path], path in firsts, path in asked) for path, name in zip(order, short_names(order))
-    ]
+    order = list(dict.fromkeys([*(path for path in firsts if path not in models), *runs, *extra, *models]))
+    return [Planned(path, name, kinds[path], path in firsts, path in asked) for path, name in _names(order, kinds)]
+
+
+def _names(order: Sequence[str], kinds: Mapping[str, Kind | None]) -> list[tuple[str, str]]:
+    """Return each path with its name, in order."""
+    models = [path for path in order if kinds[path] != "run"]
+    names = dict(zip(models, short_names(models)))
+    names.update(run_names([path for path in order if kinds[path] == "run"], set(names.values())))
+    return [(path, names[path]) for path in order]
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

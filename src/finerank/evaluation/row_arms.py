@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from finerank.core.seeding import DEFAULT_SEED
 from finerank.data.console import progress
 from finerank.evaluation.arms import ArmOptions, Arms, Loaded
+from finerank.evaluation.costs import Cost
 from finerank.evaluation.fusion import fuse_runs
 from finerank.evaluation.fusion_store import stored_or_given
 from finerank.evaluation.plan import fused, fusion_pairs
@@ -33,18 +34,30 @@ def row_arms(models: Sequence[Loaded], row_set: RowSet, options: ArmOptions, *, 
 
     for model in asked:
         started = time.monotonic()
-        scores = _scores(model, row_set, options)
+        scores = score_rows(model, row_set, options)
+        seconds = time.monotonic() - started
         by_cosine = model.searches and model.model is not None and model.model.cosine
         boundary = COSINE_BOUNDARY if by_cosine else 0.0
         arms.add(model.name, row_set.run(scores), model.path, **model.describe())
         add_figures(arms, model.name, row_set, scores, boundary, seed)
         arms.took(model.name, started)
+        arms.costs[model.name] = _cost(model, row_set, seconds)
+        if not model.searches:
+            arms.reranked[model.name] = model.name
     if options.fusion != "none":
         _fuse(arms, asked, row_set, options, seed)
     return arms
 
 
-def _scores(model: Loaded, row_set: RowSet, options: ArmOptions) -> NDArray[np.float32]:
+def _cost(model: Loaded, row_set: RowSet, seconds: float) -> Cost:
+    if not model.searches:
+        return Cost(pairs=len(set(row_set.pairs())), seconds=seconds)
+    texts = len(set(row_set.queries.values())) + len(set(row_set.passages.values()))
+    return Cost(texts=0 if model.model is None else texts, seconds=seconds)
+
+
+def score_rows(model: Loaded, row_set: RowSet, options: ArmOptions) -> NDArray[np.float32]:
+    """Score a row set's pairs [P]."""
     pairs = row_set.pairs()
     if model.model is None:
         return bm25_rows(row_set)

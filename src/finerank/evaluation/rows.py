@@ -18,7 +18,7 @@ from finerank.core.records import Row
 from finerank.core.runs import Qrels, Run
 from finerank.core.seeding import DEFAULT_SEED
 from finerank.evaluation.metrics import check_scores
-from finerank.evaluation.significance import Interval, random_generator
+from finerank.evaluation.significance import Interval, random_generator, tail
 
 FloatArray = NDArray[np.float64]
 RESAMPLES = 1_000
@@ -116,9 +116,9 @@ def pair_figures(
         curve.figures(np.bincount(generator.integers(0, count, size=count), minlength=count).astype(np.float64))
         for _ in range(resamples)
     ]
-    intervals = {}
+    intervals, outside = {}, tail(count)
     for name, value in point.items():
-        low, high = np.quantile([draw[name] for draw in draws], [0.025, 0.975]) if draws else (value, value)
+        low, high = np.quantile([draw[name] for draw in draws], [outside, 1 - outside]) if draws else (value, value)
         intervals[name] = Interval(value, float(low), float(high))
     return intervals
 

@@ -1,0 +1,145 @@
+"""What an evaluation judges by: a judged folder, a file of qrels, or rows; and what it chooses on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finerank.core.errors import UsageError
+from finerank.core.evaluate_options import EvaluateOptions
+from finerank.core.fusion_weight import parse_weight
+from finerank.core.records import Row
+from finerank.data.files import ROW_SUFFIXES, kind_of
+from finerank.data.judged import Judged, is_judged, query_types, read_judged
+from finerank.data.manifest import Input
+from finerank.data.sources import inputs_of, read_rows
+from finerank.data.trec import read_qrels
+from finerank.evaluation.ranking import unseen, without
+from finerank.evaluation.rows import RowSet, lay_out
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is judged: a judged set, or rows.
+
+    Attributes:
+        dev, dev_rows: what a weight or a threshold is chosen on.
+        types: query id -> the type that the data gives it, for slices.
+        also: further judged sets that the models are tried on.
+        split: what the figures are called by, beside the data's name.
+    """
+
+    judged: Judged | None = None
+    dev: Judged | None = None
+    rows: RowSet | None = None
+    dev_rows: RowSet | None = None
+    types: Mapping[str, str] = field(default_factory=dict)
+    also: tuple[Judged, ...] = ()
+    split: str = "test"
+
+    @property
+    def queries(self) -> list[str]:
+        return self.judged.queries if self.judged is not None else list(self.rows.queries.values() if self.rows else [])
+
+    @property
+    def passages(self) -> int:
+        """How many passages, or pairs of rows, there are."""
+        return len(self.judged.passages) if self.judged is not None else len(self.rows.pairs() if self.rows else [])
+
+    @property
+    def texts(self) -> bool:
+        """Whether there are texts that a model could read."""
+        return self.judged is None or bool(self.judged.passages)
+
+
+def read_task(options: EvaluateOptions) -> Task:
+    """Read all that is judged.
+
+    Raises:
+        UsageError: for options that do not go with such data.
+        UserError, DataError: for files that are missing or bad.
+    """
+    folders = [path for path in options.data if is_judged(path)]
+    if folders and len(options.data) > 1:
+        raise UsageError(f"one judged folder at a time, got {len(options.data)} inputs", hint=f"--data {folders[0]}")
+    also = tuple(_limited(read_judged(path, options.also_split or options.split), options) for path in options.also)
+    if folders:
+        return _judged_task(options, also)
+    if options.runs and kind_of(options.data[0]) not in ROW_SUFFIXES and Path(options.data[0]).is_file():
+        return _qrels_task(options, also)
+    return _rows_task(options, also)
+
+
+def task_inputs(options: EvaluateOptions) -> list[Input]:
+    """Return what the result's key digests beside the models and runs."""
+    found = [*inputs_of(options.data, sub_data_name=options.sub_data_name, split=options.split), *options.also]
+    found += [] if options.qrels is None else [options.qrels]
+    return [*found, *inputs_of(options.dev_data, split=options.split)]
+
+
+def _judged_task(options: EvaluateOptions, also: tuple[Judged, ...]) -> Task:
+    _refuse(options, "a judged folder", strip_titles="rows", dev_data="rows")
+    folder = options.data[0]
+    judged = _limited(read_judged(folder, options.split, qrels_file=options.qrels), options)
+    types = query_types(folder, options.split) if options.slices else {}
+    split = options.split if options.qrels is None else Path(options.qrels).name
+    chooses_weight = options.fusion != "none" and parse_weight(options.fusion_weight) is None
+    if options.dev_split is None or not (chooses_weight or options.calibration):
+        return Task(judged, types=types, also=also, split=split)
+    dev = unseen(read_judged(folder, options.dev_split), judged)
+    if not dev.query_ids:
+        raise UsageError(f"--dev_split {options.dev_split} holds no query that --split {split} does not judge")
+    return Task(judged, dev, types=types, also=also, split=split)
+
+
+def _qrels_task(options: EvaluateOptions, also: tuple[Judged, ...]) -> Task:
+    """Judge runs by qrels alone: queries are known by their ids, passages not at all."""
+    if len(options.data) > 1:
+        raise UsageError(f"one file of qrels at a time, got {len(options.data)}", hint=f"--data {options.data[0]}")
+    texts = "a judged folder, whose queries have texts"
+    _refuse(
+        options, "a qrels file", slices=texts, dev_split=texts, qrels=texts, calibration=texts, strip_titles="rows",
+        dev_data="rows", also="models",
+    )  # fmt: skip
+    qrels = read_qrels(options.data[0])
+    ids = list(qrels)
+    judged = Judged([], [], ids, ids, qrels, Path(options.data[0]).stem)
+    return Task(_limited(judged, options), also=also, split="qrels")
+
+
+def _rows_task(options: EvaluateOptions, also: tuple[Judged, ...]) -> Task:
+    folder = "a judged folder"
+    if options.dev_split is not None:
+        raise UsageError(
+            "--dev_split needs a judged folder, got rows",
+            hint="--dev_data FILE" if options.calibration else "--fusion_weight 1.0",
+        )
+    _refuse(options, "rows", depths=folder, qrels=folder, runs=folder)
+    if options.dev_data and not options.calibration:
+        raise UsageError("--dev_data is what --calibration chooses a threshold on", hint="--calibration")
+    rows = read_rows(options.data, sub_data_name=options.sub_data_name, split=options.split, limit=options.limit)
+    dev = lay_out(_unseen_rows(options, rows)) if options.dev_data else None
+    laid_out = lay_out(rows)
+    types = {query: str(row.extra["type"]) for query, row in zip(laid_out.queries, rows) if row.extra.get("type")}
+    return Task(rows=laid_out, dev_rows=dev, types=types, also=also, split=options.split)
+
+
+def _unseen_rows(options: EvaluateOptions, rows: list[Row]) -> list[Row]:
+    """Return the development rows whose queries are not judged."""
+    known = {row.query for row in rows}
+    found = [row for row in read_rows(options.dev_data, split=options.split) if row.query not in known]
+    if not found:
+        raise UsageError("--dev_data holds no query that --data does not judge")
+    return found
+
+
+def _limited(judged: Judged, options: EvaluateOptions) -> Judged:
+    return judged if options.limit is None else without(judged, judged.query_ids[options.limit :])
+
+
+def _refuse(options: EvaluateOptions, found: str, **wanted: str) -> None:
+    """Raise UsageError for an option that is set and needs other data than was found."""
+    for name, needs in wanted.items():
+        if getattr(options, name):
+            raise UsageError(f"--{name} needs {needs}, got {found}", hint=f"leave --{name} out")
