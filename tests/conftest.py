@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from .llm_server import Reply, Server
 
 # A machine under load must not turn a green commit red: the same examples every time, no clock.
 settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -152,3 +155,18 @@ def tiny_language_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer
         Qwen2ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Callable[[str, int], Reply | float]], Server]]:
+    """Start servers, and end them behind the test."""
+    servers: list[Server] = []
+
+    def start(reply: Callable[[str, int], Reply | float]) -> Server:
+        servers.append(Server(reply))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.http.shutdown()
+        server.http.server_close()

@@ -10,6 +10,8 @@ import pytest
 
 from finerank.cli import main
 
+from ..llm_server import chat
+
 CITIES = ["Aldenport", "Brackwater", "Corvane", "Dunmarrow", "Eastvale", "Fenwick Bay", "Garrowmere", "Hollin Ridge"]
 PEOPLE = ["Ada Marsh", "Boris Quill", "Clara Voss", "Dorian Pike", "Elsa Thorne", "Felix Grange"]
 CRAFTS = ["lighthouse", "observatory", "printing press", "cathedral organ", "tidal mill", "glass works"]
@@ -344,3 +346,34 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     assert main(["ablate", "--corpus", str(corpus), *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_language_models_verdicts(
+    corpus: Path, serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the model says decides; a call that fails or an answer that cannot be read is no success and is told."""
+    monkeypatch.setenv("FINERANK_CACHE", str(tmp_path / "cache"))
+
+    def answer(prompt: str, before: int) -> Any:
+        if before % 6 == 5:
+            return 500, b"", {}
+        words = "who knows" if before % 6 == 3 else json.dumps({"verdict": "yes" if "engineer" in prompt else "no"})
+        return chat(words)
+
+    server = serve(answer)
+    asked = ("--oracle", "llm", "--llm_base_url", server.url, "--llm_model", "tiny", "--query_mode", "title",
+             "--llm_retries", "0", "--llm_concurrency", "1", "--single", "standard")  # fmt: skip
+    data = ablated(corpus, *asked)
+    found = [trial["lists"]["standard"] for trial in data["trials"]]
+    said = [pair for each in found for pair in zip(each["documents"], each["verdicts"])]
+    assert {name[0] for name, verdict in said if verdict == "positive"} == {"p"}  # the engineers
+    failed = data["verdict_failures"]
+    assert failed["llm_call_failed"] > 0
+    assert failed["llm_answer_unreadable"] > 0
+    assert "count as no success" in capsys.readouterr().err
+    calls = len(server.calls)
+    again = ablated(corpus, *asked, "--max_llm_calls", "3", out="few.json")
+    assert again["verdict_failures"]["llm_budget"] > 0
+    assert len(server.calls) <= calls + 1
+    assert main(["ablate", "--corpus", str(corpus), "--oracle", "llm"]) == 2
+    assert "--llm_model" in capsys.readouterr().err

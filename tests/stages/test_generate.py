@@ -17,9 +17,7 @@ from finerank.cli import main
 from finerank.generation import collecting, making
 
 from ..generation.corpus import chinese, illnesses, world, write
-from ..generation.test_llm import chat, serve
-
-__all__ = ["serve"]  # a fixture
+from ..llm_server import chat
 
 FILES = ("train_data.jsonl", "test_data.jsonl", "test_data_sample.jsonl")
 

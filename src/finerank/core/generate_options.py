@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finerank.core.errors import UsageError, did_you_mean
+from finerank.core.llm_options import LlmOptions
 from finerank.core.model_options import EncoderOptions
 from finerank.core.options import option
 from finerank.core.row_options import split_option
@@ -27,7 +28,7 @@ ATTEMPTS = 20
 
 
 @dataclass(kw_only=True)
-class GenerateOptions(EncoderOptions):
+class GenerateOptions(LlmOptions, EncoderOptions):
     """Options of ``finerank generate``."""
 
     corpus: str | None = option(
@@ -103,29 +104,6 @@ class GenerateOptions(EncoderOptions):
         metavar="DIR|auto|none",
         semantic=False,
     )
-    llm_base_url: str = option(
-        "http://127.0.0.1:8000/v1", "address of an OpenAI-compatible API, for --oracle llm and the llm modes"
-    )
-    llm_model: str | None = option(None, "the language model's name there", metavar="NAME")
-    llm_key_env: str = option(
-        "OPENAI_API_KEY", "environment variable that holds the API's key; it is read from nowhere else", semantic=False
-    )
-    llm_max_tokens: int = option(1024, "tokens of an answer, at most", ge=1)
-    llm_temperature: float = option(0.0, "temperature of the answers", ge=0)
-    llm_timeout: float = option(60.0, "seconds that one answer may take", gt=0, semantic=False)
-    llm_retries: int = option(4, "further tries after a failed call, with growing pauses", ge=0, semantic=False)
-    llm_requests_per_minute: float | None = option(None, "calls started in a minute, at most", gt=0, semantic=False)
-    llm_concurrency: int = option(4, "calls under way at once", ge=1, semantic=False)
-    llm_cache: str = option(
-        "auto",
-        "folder of answers kept between runs, by prompt; auto is $FINERANK_CACHE/llm or ~/.cache/finerank/llm; none is "
-        "no cache",
-        metavar="DIR|auto|none",
-        semantic=False,
-    )
-    max_llm_calls: int | None = option(
-        None, "answers that the run may use, those from the cache counted; what comes after is unknown", ge=0
-    )
     output_dir: str = option(
         "./data",
         "folder for train_data.jsonl, test_data.jsonl, test_data_sample.jsonl and the summary",
@@ -153,8 +131,8 @@ class GenerateOptions(EncoderOptions):
                 f"{', '.join(USUAL_CONFIGS)})",
                 hint="finerank generate --corpus docs/",
             )
-        if self.uses_llm() and self.llm_model is None:
-            raise UsageError("a language model needs --llm_model", hint="--llm_model NAME --llm_base_url URL")
+        if self.uses_llm():
+            self.check_llm()
 
     def modes(self) -> dict[str, float]:
         """Return mode -> weight.

@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from finerank.core.errors import UserError
+from finerank.core.llm_options import LlmOptions
 from finerank.data.atomic import write_atomic
 
 AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -242,6 +243,18 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *words: Any, **more: Any) -> None:
         return None
+
+
+def client_of(options: LlmOptions) -> LlmClient:
+    """Return the client that a verb's options describe; its key comes from the environment."""
+    assert options.llm_model is not None
+    return LlmClient(
+        LlmSettings(
+            options.llm_base_url, options.llm_model, key_from(options.llm_key_env), options.llm_max_tokens,
+            options.llm_temperature, options.llm_timeout, options.llm_retries, options.llm_requests_per_minute,
+            options.llm_concurrency, options.max_llm_calls, cache_folder(options.llm_cache),
+        )
+    )  # fmt: skip
 
 
 def key_from(name: str) -> str | None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from finerank.data.documents import Documents
 from finerank.generation.entities import Entity, EntityIndex, segment, shortened
 from finerank.generation.language import CHINESE, word_count
 from finerank.generation.llm import Failure, LlmClient
-from finerank.generation.oracle import BRIDGES, NEGATIVE, POSITIVE, UNKNOWN, Judgement, Verdict
+from finerank.generation.oracle import BRIDGES, NEGATIVE, POSITIVE, UNKNOWN, Judgement, Oracle, Verdict
 from finerank.generation.queries import GeneratedQuery
 
 READ_WORDS = 700
@@ -101,6 +102,28 @@ class LlmOracle:
             self.counts[UNPARSED] += 1
             return Judgement(UNKNOWN, UNPARSED)
         return Judgement(verdict, f"llm_{verdict}")
+
+
+@contextmanager
+def asked_of(oracle: Oracle) -> Iterator[dict[str, Any]]:
+    """Give a mapping that holds, at the end, the ``calls`` made inside and the ``failures`` among them by kind.
+
+    Both are 0 and empty for an oracle that is no language model.
+    """
+    found: dict[str, Any] = {"calls": 0, "failures": {}}
+    if not isinstance(oracle, LlmOracle):
+        yield found
+        return
+    used, counts = oracle.client.used, oracle.counts.copy()
+    yield found
+    found["calls"] = oracle.client.used - used
+    found["failures"] = dict(oracle.counts - counts)
+
+
+def spent(oracle: Oracle, calls: int) -> None:
+    """Charge calls of an earlier run to a language model's budget."""
+    if isinstance(oracle, LlmOracle):
+        oracle.client.used += calls
 
 
 def read_verdict(answer: str, bridge: bool) -> Verdict | None:

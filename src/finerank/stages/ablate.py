@@ -7,6 +7,7 @@ On a judged folder (``--dataset``): a grid of first stages, diversities, reranke
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class Task:
     Attributes:
         kinds: retrievers that run; ``skipped``: those that cannot, and why.
         seconds: part of the work -> seconds.
+        failures: why a language model gave no verdict -> how often; those verdicts are unknown.
     """
 
     documents: Documents
@@ -58,6 +60,7 @@ class Task:
     kinds: list[str]
     skipped: dict[str, str]
     seconds: dict[str, float] = field(default_factory=dict)
+    failures: Counter[str] = field(default_factory=Counter)
 
     def fingerprints(self) -> dict[str, str]:
         found = {name: scorer.fingerprint() for name, scorer in self.scorers.items()}
@@ -116,10 +119,14 @@ def _task(options: AblateOptions, documents: Documents) -> Task:
 
 def _oracle(options: AblateOptions, index: EntityIndex, documents: Documents) -> Oracle:
     from finerank.data.judged import read_judged
+    from finerank.generation.llm import client_of
+    from finerank.generation.llm_oracle import LlmOracle
     from finerank.generation.oracle import GoldOracle, RuleOracle
 
     if options.oracle == "rule":
         return RuleOracle(index, documents)
+    if options.oracle == "llm":
+        return LlmOracle(client_of(options), documents)
     assert options.corpus is not None
     judged = read_judged(options.corpus, options.split)
     numbers = ({documents.number_of(name) for name, grade in grades.items() if grade > 0}
@@ -135,6 +142,7 @@ def _trials(options: AblateOptions, task: Task, claims: Claims) -> list[Trial]:
     from finerank.evaluation.ablation_models import space_of
     from finerank.evaluation.ablation_trials import Trial
     from finerank.evaluation.retriever_lists import Sizes
+    from finerank.generation.llm_oracle import asked_of, spent
 
     assert claims.result is not None
     if claims.result.done:  # only the page is missing
@@ -149,12 +157,15 @@ def _trials(options: AblateOptions, task: Task, claims: Claims) -> list[Trial]:
             counts = shards.counts(index)
             if counts is None:
                 seconds: dict[str, float] = {}
-                lines = _shard(options, task, part, space, sizes, scores, seconds)
-                counts = shards.land(
-                    index, b"".join(orjson.dumps(line.to_mapping()) + b"\n" for line in lines), seconds
-                )
-            for name, value in counts.items():
+                with asked_of(task.oracle) as asked:
+                    lines = _shard(options, task, part, space, sizes, scores, seconds)
+                body = b"".join(orjson.dumps(line.to_mapping()) + b"\n" for line in lines)
+                counts = shards.land(index, body, {"seconds": seconds, **asked})
+            else:
+                spent(task.oracle, counts["calls"])
+            for name, value in counts["seconds"].items():
                 task.seconds[name] = task.seconds.get(name, 0.0) + value
+            task.failures.update(counts["failures"])
             found += [Trial.of(orjson.loads(line)) for line in shards.body(index).splitlines()]
             update(len(part))
     return found
@@ -232,7 +243,7 @@ def _write(
     options: AblateOptions, task: Task, trials: Sequence[Trial], claims: Claims, output: str, page: str | None
 ) -> Outcome:
     """Write the page, then the result, so that a done result has its page."""
-    from finerank.data.console import say
+    from finerank.data.console import say, warn
     from finerank.evaluation import ablation, report_html
     from finerank.evaluation.report import report_data
 
@@ -244,9 +255,13 @@ def _write(
         else ablation.one_type(trials, options.single, setting)
     )
     data = original | report_data(report) | {"trials": [trial.to_mapping() for trial in trials]}
+    if task.failures:
+        data["verdict_failures"] = dict(sorted(task.failures.items()))
+        told = ", ".join(f"{count:,} {why}" for why, count in data["verdict_failures"].items())
+        warn(f"verdicts that the language model did not give count as no success: {told}")
     counts = {"queries": len(trials), "retrievers": len(task.kinds)}
     if claims.page is not None and not claims.page.done:
-        claims.page.write_whole(report_html.render(report).encode(), counts)
+        claims.page.write_whole(report_html.render(report, kind="finerank ablate").encode(), counts)
         say(f"report: {page}")
     if claims.result is not None and not claims.result.done:
         times = {"seconds": setting.seconds, "seconds_of_parts": task.seconds}
@@ -288,7 +303,9 @@ def _banner(options: AblateOptions, task: Task) -> None:
             "found by": options.embedder or "words (BM25; tf·idf for likeness)",
             "lists": f"{options.candidates} documents; λ {given}, pool factor {options.pool_factor}; rerankers see "
             f"{options.candidates * options.rerank_pool_factor}",
-            "verdicts by": options.oracle,
+            "verdicts by": options.oracle
+            if options.oracle != "llm"
+            else f"{options.llm_model} at {options.llm_base_url}",
             **{f"reranker {name}": str(getattr(scorer, "name", "")) for name, scorer in task.scorers.items()},
         },
     )

@@ -167,11 +167,12 @@ def _places(options: GenerateOptions, task: Task) -> dict[str, str]:
 def _workshop(options: GenerateOptions, task: Task) -> Workshop:
     from finerank.data import console
     from finerank.generation.entities import build_index
+    from finerank.generation.llm import client_of
     from finerank.generation.making import Workshop
 
     with console.progress(len(task.documents), "reading", "documents") as update:
         index = build_index(task.documents, task.language, update)
-    client = _client(options) if options.uses_llm() else None
+    client = client_of(options) if options.uses_llm() else None
     return Workshop(
         index, task.documents, _candidates(options, task), _oracle(options, task, index, client), _plan(options, task),
         task.sources, client, task.judged,
@@ -203,19 +204,6 @@ def _oracle(options: GenerateOptions, task: Task, index: EntityIndex, client: Ll
         known = task.judged or judged_queries(task.documents, options.corpus, options.split)
         return GoldOracle(query.relevant for query in known)
     return RuleOracle(index, task.documents)
-
-
-def _client(options: GenerateOptions) -> LlmClient:
-    from finerank.generation.llm import LlmClient, LlmSettings, cache_folder, key_from
-
-    assert options.llm_model is not None
-    return LlmClient(
-        LlmSettings(
-            options.llm_base_url, options.llm_model, key_from(options.llm_key_env), options.llm_max_tokens,
-            options.llm_temperature, options.llm_timeout, options.llm_retries, options.llm_requests_per_minute,
-            options.llm_concurrency, options.max_llm_calls, cache_folder(options.llm_cache),
-        )
-    )  # fmt: skip
 
 
 def _plan(options: GenerateOptions, task: Task) -> Plan:
