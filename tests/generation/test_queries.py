@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from finerank.core.seeding import stream
-from finerank.generation.entities import EntityIndex
+from finerank.data.documents import open_documents
+from finerank.generation.entities import EntityIndex, build_index
 from finerank.generation.mentions import shows
 from finerank.generation.queries import GAP, MAKERS, defines, queries_for, resolved
 
@@ -120,3 +123,21 @@ def test_what_defines() -> None:
     assert defines("Brandt disease is a disorder of joints.", "Brandt disease")
     assert not defines("Treatment of Brandt disease is hard.", "treatment of nothing")
     assert defines("青云山是南方的一座山。", "青云山")
+
+
+def test_a_paper_is_not_asked_what_its_title_is(tmp_path: Path) -> None:
+    """A statement is no name: no question is put about it, and it is not typed whole into a search box."""
+    papers = [
+        {"_id": f"p{n}", "title": f"Vesicle {n} transport regulates the growth of axons in adult zebrafish larvae.",
+         "text": f"Kinesin-{n} carries vesicles along axons. Loss of Kinesin-{n} shortens axons by half in larvae. "
+         f"We conclude that Kinesin-{n} and its cargo limit how far axons of the larvae grow."}
+        for n in range(6)
+    ]  # fmt: skip
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps(paper) + "\n" for paper in papers))
+    index = build_index(open_documents(path), "en")
+    assert made(index, "template") == []
+    assert [query.text for query in made(index, "title")] == [paper["title"] for paper in papers]
+    phrases = made(index, "keyphrase")
+    assert phrases
+    assert not any("adult zebrafish larvae" in query.text for query in phrases)

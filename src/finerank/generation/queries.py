@@ -15,7 +15,7 @@ from finerank.generation.facets import FACETS, PLAIN, facet_of, outstanding
 from finerank.generation.frames import longest, questions_in
 from finerank.generation.language import CHINESE, content_words, is_cjk, sentences, word_count
 from finerank.generation.mentions import find, key_of
-from finerank.generation.topics import heading_of, topic_of
+from finerank.generation.topics import heading_of, is_statement, topic_of
 
 AUTO: Mapping[str, Mapping[str, float]] = {
     "en": {"template": 0.5, "title": 0.2, "ict": 0.15, "keyphrase": 0.15},
@@ -94,13 +94,13 @@ def of_template(index: EntityIndex, number: int, document: Document, rng: random
     if own and rng.random() < OWN_QUESTION:
         facet = facet_of(own[0].replace(longest(own[0], index.mentions(number)), "{x}"), language)
         return GeneratedQuery(own[0], "template", Entity(topic, "topic"), number, facet, removed=own[0])
-    if not topic:
-        return None
     heading = heading_of(index, number)
-    if heading and heading != topic:
+    if topic and heading and heading != topic:
         return GeneratedQuery(
             _of_heading(heading, topic, rng, language), "template", Entity(topic, "topic"), number, heading
         )
+    if not topic or is_statement(document.title):  # a study of something does not answer what the thing is
+        return None
     facets = facets_of(index, document, topic)
     if not facets:
         form = rng.choice(PLAIN[language])

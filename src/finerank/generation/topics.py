@@ -13,14 +13,17 @@ from finerank.generation.mentions import ACRONYM, TERM, Mention, find
 LEAST_SCORE = 4.0
 """Below it a document is about nothing that can be named."""
 NEAR_START = 24
+NAME_WORDS = 8
+"""A title of more words says something about a thing, as those of papers do; it is no name for it."""
 
 
 def topic_of(index: EntityIndex, number: int) -> str:
     """Return the topic of a document, or an empty string."""
     document = index.documents[number]
-    if document.title:
-        return bare_title(document.title.split(JOINT)[0])
-    parts = sentences(document.text)
+    title = bare_title(document.title.split(JOINT)[0]) if document.title else ""
+    if title and not is_statement(title):
+        return title
+    parts = [title] if title else sentences(document.text)
     if not parts:
         return ""
     head = parts[0]
@@ -29,6 +32,15 @@ def topic_of(index: EntityIndex, number: int) -> str:
     scored = [(_score(index, mention, head, asked), mention) for mention in found]
     score, best = max(scored, key=lambda item: (item[0], -item[1].first), default=(0.0, None))
     return best.name if best is not None and score >= LEAST_SCORE else ""
+
+
+def is_statement(title: str) -> bool:
+    """Say whether a title says something, rather than names what its document is about.
+
+    >>> is_statement("Kniest dysplasia"), is_statement("Granules are delivered to the synapse.")
+    (False, True)
+    """
+    return word_count(title) > NAME_WORDS or (title.endswith(".") and word_count(title) > NAME_WORDS // 2)
 
 
 def heading_of(index: EntityIndex, number: int) -> str:
