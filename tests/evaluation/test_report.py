@@ -12,9 +12,10 @@ import pytest
 from finerank.core.errors import UsageError
 from finerank.core.runs import Qrels, Run
 from finerank.evaluation import report_html
-from finerank.evaluation.charts import SIDE, scatter
-from finerank.evaluation.report import Report, build_report, choose_samples, headline, report_data
+from finerank.evaluation.report import Report, build_report, headline, report_data
 from finerank.evaluation.report_text import report_text, text_of
+from finerank.evaluation.samples import choose_samples
+from finerank.evaluation.score_shapes import shape, shape_of
 
 HOSTILE = [
     "</script><script>alert(1)</script>", '<img src=x onerror="alert(1)">', "a & b < c > d \" ' `", "</style></title>",
@@ -92,10 +93,13 @@ def test_lists_show_rank_relevance_and_movement() -> None:
     assert [(item.passage_id, item.rank, item.moved, item.grade) for item in shown] == [
         ("y", 1, 1, 1), ("x", 2, -1, 0), ("z", 3, None, 0)
     ]  # fmt: skip
-    page = report_html.render(report)
-    assert "▲1" in page
-    assert "▼1" in page
-    assert page.count('class="relevant"') == 2
+    island = re.search(r'<script type="application/json" id="data">(.*?)</script>', report_html.render(report))
+    assert island is not None
+    data = json.loads(island[1])
+    assert data["arms"] == ["a", "b"]
+    first, second = [[0, 0, 0, "2"], [1, 1, 0, "1"]], [[1, 1, 1, "2"], [0, 0, -1, "1"], [2, 0, None, "0.5"]]
+    assert data["queries"] == [["?", 1, [0.6309, 1.0], [first, second]]]
+    assert data["passages"] == ["X", "Y", "Z"]
 
 
 def test_samples_hold_gains_losses_and_others() -> None:
@@ -133,7 +137,7 @@ def test_hostile_text_stays_text(bad: str) -> None:
     page = report_html.render(report)
     elements = Elements()
     elements.feed(page)
-    assert elements.tags.count("script") == 1
+    assert elements.tags.count("script") == 2  # the page's own, and its data
     assert "img" not in elements.tags
     assert not [name for name in elements.attributes if name.startswith("on")]
     assert "<svg onload" not in page
@@ -156,10 +160,27 @@ def test_wrong_names_are_usage_errors() -> None:
         build_report({}, {"q": {"p": 1}}, {}, {})
 
 
-def test_every_dot_lies_within_its_plot() -> None:
-    corners = [(x, y, "query") for x in (0.0, 1.0) for y in (0.0, 1.0) for _ in range(500)]
-    dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="([\d.]+)"', scatter(corners, "x", "y"))
-    assert len(dots) == 4
-    for x, y, radius in (map(float, dot) for dot in dots):
-        assert radius <= min(x, y)
-        assert max(x, y) + radius <= SIDE
+def test_many_queries_are_listed_and_some_have_lists() -> None:
+    report = sample_report(sample_queries=5)
+    assert len(report.samples) == 60
+    assert sum(bool(sample.lists) for sample in report.samples) == 5
+    assert sample_report(sample_queries=0).samples == []
+    assert 'id="explorer"' not in report_html.render(sample_report(sample_queries=0))
+
+
+def test_many_passages_are_cut_shorter() -> None:
+    from finerank.evaluation.report_queries import MOST_BYTES, SNIPPET, _length
+
+    assert _length(["é" * 5000] * 10) == SNIPPET
+    length = _length(["é" * 5000] * 20_000)
+    assert length * 2 * 20_000 <= MOST_BYTES or length == 60
+
+
+def test_scores_of_relevant_passages_and_others_by_hand() -> None:
+    run: Run = {"q": {"a": 3.0, "b": 1.0, "c": 2.0, "d": 0.0}}
+    found = shape_of(run, {"q": {"a": 1, "c": 1, "b": 0}, "unseen": {"a": 1}})
+    assert found is not None
+    assert (found.relevant_median, found.other_median, found.apart) == (2.5, 0.5, 1.0)
+    assert (sum(found.relevant), sum(found.other)) == (2, 2)
+    assert shape_of(run, {"q": {"a": 0}}) is None
+    assert shape([1.0, 1.0], [1.0]) is not None  # one value only

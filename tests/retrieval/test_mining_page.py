@@ -31,7 +31,7 @@ def written(name: str) -> str:
 
 def test_html_holds_everything_and_runs_nothing() -> None:
     html = written("report.HTML")
-    assert "<script" not in html
+    assert html.count("<script") == 1  # the page's own
     assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; &quot;quotes&quot;" in html
     assert "which &lt;b&gt;one&lt;/b&gt;?" in html
     assert LONG in html
@@ -41,7 +41,7 @@ def test_html_holds_everything_and_runs_nothing() -> None:
     assert "rows.jsonl:7" in html
     assert "default-src &#x27;none&#x27;" in html
     assert "http-equiv" in html
-    assert html.count("<article>") == 2
+    assert html.count("<article") == 2
     assert "= survivors" in html
 
 

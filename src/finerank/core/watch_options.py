@@ -8,6 +8,8 @@ from finerank.core.options import option
 
 LOSS = "loss"
 """The figure that is better when lower: the run's own loss on held-out rows."""
+HIDDEN = "_"
+"""How the names of values begin that are kept beside the figures, for the page, and are none themselves."""
 HELD_OUT = 0.3
 """Share of the queries held out where a plateau must be seen and no --eval_data is given (as seed 002 does)."""
 PLATEAU = "reduce_lr_on_plateau"

@@ -19,14 +19,13 @@ from finerank.data.judged import Judged, read_judged
 from finerank.data.manifest import parts_of
 from finerank.data.sources import inputs_of
 from finerank.evaluation.ablation_models import encoder_of, scorer_of, space_of
-from finerank.evaluation.charts import trade_off
 from finerank.evaluation.claims import Claims, check_places, claim
 from finerank.evaluation.grid import NONE, Measured, Pipeline, grid, measure, names_of, parse_diverse
 from finerank.evaluation.metrics import canonical
 from finerank.evaluation.plan import BM25
 from finerank.evaluation.ranking import without
 from finerank.evaluation.report import Report, build_report, report_data
-from finerank.evaluation.report_html import render, section
+from finerank.evaluation.report_html import render
 from finerank.evaluation.report_text import text_of as report_text
 from finerank.retrieval.diverse import weights
 
@@ -149,7 +148,7 @@ def _write(options: AblateOptions, claims: Claims, report: Report, measured: Mea
         claims.runs.write(judged.qrels, measured.runs)
         say(f"TREC runs: {options.run_dir}")
     if claims.page is not None and not claims.page.done:
-        claims.page.write_whole(render(_timed(report, latency), _costs(report, measured, latency)).encode(), counts)
+        claims.page.write_whole(_page(report, data, measured, latency).encode(), counts)
         say(f"report: {options.page_path()}")
     if claims.result is not None and not claims.result.done:
         more = {"latency_ms": latency, "report": options.page_path(), "run_dir": options.run_dir}
@@ -165,14 +164,14 @@ def _timed(report: Report, latency: Mapping[str, float]) -> Report:
     return replace(report, arms=arms)
 
 
-def _costs(report: Report, measured: Measured, latency: Mapping[str, float]) -> str:
-    """Return the page's section on quality against cost."""
-    metric, queries = report.headline_metric, max(1, report.query_count)
-    values = {arm.name: arm.intervals[metric] for arm in report.arms}
-    pairs = [(measured.pairs[name] / queries, value, name) for name, value in values.items()]
-    times = [(latency[name], value, name) for name, value in values.items()]
-    plots = trade_off(pairs, "pairs scored a query", metric) + trade_off(times, "milliseconds a query", metric)
-    return section("Quality and cost", "One dot per pipeline, with its 95 % interval; up and left is better.", plots)
+def _page(report: Report, data: Mapping[str, Any], measured: Measured, latency: Mapping[str, float]) -> str:
+    """Return the page, with each pipeline's cost beside its quality."""
+    queries = max(1, report.query_count)
+    more = {
+        "cost": {name: {"pairs_per_query": measured.pairs[name] / queries} for name in latency},
+        "times": {name: {"ms_per_query": each} for name, each in latency.items()},
+    }
+    return render(_timed(report, latency), data={**data, **more}, kind="finerank ablate")
 
 
 def _banner(options: AblateOptions, judged: Judged, pipelines: Sequence[Pipeline]) -> None:

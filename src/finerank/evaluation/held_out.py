@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from finerank.batching.groups import GroupMaker
 from finerank.core.protocols import Encoder, Scorer
 from finerank.core.records import Row
 from finerank.core.runs import Qrels, Run
+from finerank.core.watch_options import HIDDEN
 from finerank.data.console import progress
 from finerank.data.sources import Judged
 from finerank.evaluation.fusion import choose_weight, fuse_runs
@@ -21,6 +23,7 @@ from finerank.evaluation.fusion_store import Fusion, query_digests
 from finerank.evaluation.metrics import evaluate_run
 from finerank.evaluation.ranking import rerank_run, score_pairs, search_run, vector_pairs
 from finerank.evaluation.rows import lay_out
+from finerank.evaluation.score_shapes import shape, to_mapping
 from finerank.retrieval.bm25 import Bm25Retriever
 from finerank.retrieval.dense import DenseRetriever
 
@@ -36,37 +39,84 @@ On rows a tie counts as wrong: equal scores put the negatives first. On a judged
 DECISIVE = "nDCG@10"
 """What a first stage is compared by, and a fusion's weight chosen by."""
 FUSIONS = ("zscore", "rrf")
+RELEVANT, OTHERS = f"{HIDDEN}relevant", f"{HIDDEN}others"
+"""Names of the scores beside the figures."""
+MOST_SCORES = 2_000
+"""Scores of each kind that are kept, equally far from each other in rank."""
 LABEL = "evaluating"
 SEARCH_DEPTH = 100
 POOL_NEGATIVES = 31
 """Random passages that a held-out row without negatives is ranked against."""
 
 
-def rows_measure(rows: Sequence[Row], *, scorer: Scorer | None = None, encoder: Encoder | None = None) -> Measure:
-    """Rank every row's passages by a reranker, or by the similarity of an embedder; exactly one of them is given."""
+class Scores:
+    """Scores of relevant passages and of others, as the latest measurement gave them: for the training's page."""
+
+    def __init__(self) -> None:
+        self.relevant: list[float] = []
+        self.others: list[float] = []
+
+    def note(self, qrels: Qrels, run: Run) -> None:
+        """Take the scores of a run."""
+        kinds: tuple[list[float], list[float]] = ([], [])
+        for query, grades in qrels.items():
+            for passage, score in run.get(query, {}).items():
+                kinds[grades.get(passage, 0) <= 0].append(float(score))
+        self.relevant, self.others = map(_spread, kinds)
+
+    def values(self) -> Figures:
+        """Return them as values that are no figures."""
+        return {RELEVANT: self.relevant, OTHERS: self.others} if self.relevant and self.others else {}
+
+
+def shapes(base: Figures, best: Figures) -> dict[str, Any]:
+    """Return the shapes of the scores before and after training, as far as they are known."""
+    found = {name: values for name, values in (("base", base), ("best", best)) if RELEVANT in values}
+    drawn = {name: shape(values[RELEVANT], values[OTHERS]) for name, values in found.items()}
+    return to_mapping({name: each for name, each in drawn.items() if each is not None})
+
+
+def rows_measure(
+    rows: Sequence[Row],
+    *,
+    scorer: Scorer | None = None,
+    encoder: Encoder | None = None,
+    scores: Scores | None = None,
+) -> Measure:
+    """Rank every row's passages by a reranker, or by the similarity of an embedder; exactly one of them is given.
+
+    Args:
+        scores: takes each measurement's scores.
+    """
+    kept = scores or Scores()
     row_set = lay_out(_with_negatives(rows))
     pairs = row_set.pairs()
 
     def measure() -> Figures:
         if scorer is not None:
             with progress(len(set(pairs)), LABEL, "pairs") as update:
-                scores = score_pairs(scorer, pairs, update)
+                found = score_pairs(scorer, pairs, update)
         else:
             distinct = len({query for query, _ in pairs}) + len({passage for _, passage in pairs})
             with progress(distinct, LABEL) as update:
-                scores = vector_pairs(_needed(encoder), pairs, progress=update)
-        return figures(row_set.qrels, row_set.run(scores))
+                found = vector_pairs(_needed(encoder), pairs, progress=update)
+        run = row_set.run(found)
+        kept.note(row_set.qrels, run)
+        return figures(row_set.qrels, run)
 
     return measure
 
 
-def search_measure(encoder: Encoder, judged: Judged) -> Measure:
-    """Search the whole corpus of a judged set with an embedder."""
+def search_measure(encoder: Encoder, judged: Judged, scores: Scores | None = None) -> Measure:
+    """Search the whole corpus of a judged set with an embedder; ``scores`` takes each measurement's."""
+    kept = scores or Scores()
 
     def measure() -> Figures:
         with progress(len(judged.passages), LABEL) as update:
             retriever = DenseRetriever(encoder, judged.passages, cosine=encoder.cosine, progress=update)
-        return figures(judged.qrels, search_run(retriever, judged, SEARCH_DEPTH))
+        run = search_run(retriever, judged, SEARCH_DEPTH)
+        kept.note(judged.qrels, run)
+        return figures(judged.qrels, run)
 
     return measure
 
@@ -94,10 +144,17 @@ class RerankMeasure:
     Args:
         first_stage: an embedder, or None for BM25.
         name: what the first stage is called where a fusion's weight is stored.
+        scores: takes each measurement's scores.
     """
 
     def __init__(
-        self, scorer: Scorer, judged: Judged, first_stage: Encoder | None, depth: int, name: str = "bm25"
+        self,
+        scorer: Scorer,
+        judged: Judged,
+        first_stage: Encoder | None,
+        depth: int,
+        name: str = "bm25",
+        scores: Scores | None = None,
     ) -> None:
         retriever = (
             Bm25Retriever(judged.passages)
@@ -108,6 +165,7 @@ class RerankMeasure:
         self.judged = judged
         self.depth = depth
         self.name = name
+        self.scores = scores or Scores()
         self.first_run = search_run(retriever, judged, depth)
         self.first = figures(judged.qrels, self.first_run)
         self._latest: tuple[Run, Figures] = ({}, {})
@@ -116,6 +174,7 @@ class RerankMeasure:
         """Measure the reranker as it is now."""
         with progress(sum(map(len, self.first_run.values())), LABEL, "pairs") as update:
             run = rerank_run(self.scorer, self.judged, self.first_run, self.depth, update)
+        self.scores.note(self.judged.qrels, run)
         self._latest = run, figures(self.judged.qrels, run)
         return self._latest[1]
 
@@ -151,6 +210,14 @@ def _with_negatives(rows: Sequence[Row]) -> list[Row]:
         row if row.negatives else replace(row, negatives=tuple(dict.fromkeys(groups.group(0, index).passages[1:])))
         for index, row in enumerate(rows)
     ]
+
+
+def _spread(scores: Sequence[float]) -> list[float]:
+    """Return at most ``MOST_SCORES``, in order."""
+    order = sorted(scores)
+    if len(order) <= MOST_SCORES:
+        return order
+    return [order[(2 * place + 1) * len(order) // (2 * MOST_SCORES)] for place in range(MOST_SCORES)]
 
 
 def _needed(encoder: Encoder | None) -> Encoder:

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finerank.core.errors import UsageError, did_you_mean
-from finerank.core.runs import Qrels, Run, ranked
-from finerank.core.seeding import DEFAULT_SEED, stream
+from finerank.core.runs import Qrels, Run
+from finerank.core.seeding import DEFAULT_SEED
 from finerank.evaluation.metrics import canonical, evaluate_run
+from finerank.evaluation.samples import Sample, Texts, pick
+from finerank.evaluation.score_shapes import Shape, shape_of, to_mapping
 from finerank.evaluation.significance import (
     Interval,
     aligned,
@@ -37,6 +39,7 @@ class ArmResult:
         intervals: metric -> mean and 95 % bootstrap interval over queries.
         overall: figures that are no mean over queries (F1, AUC of row sets).
         facts: what to show beside the name (seconds, dtype, fusion weight).
+        shape: how its scores are spread over relevant passages and over the others.
     """
 
     name: str
@@ -44,6 +47,7 @@ class ArmResult:
     intervals: dict[str, Interval]
     overall: dict[str, Interval] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True)
@@ -64,29 +68,6 @@ class Comparison:
     ties: int
     losses: int
     detectable: float = 0.0
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One passage of a result list; ``moved`` is how many ranks it rose against the baseline, None if new there."""
-
-    passage_id: str
-    rank: int
-    score: float
-    grade: int
-    moved: int | None
-    text: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One query with every arm's list and its value of the headline metric."""
-
-    query_id: str
-    text: str
-    relevant: int
-    lists: dict[str, list[Shown]]
-    values: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -144,7 +125,7 @@ def build_report(
         comparisons: further (arm, against) pairs to test, beside every arm against the baseline.
         more_values: arm -> metric -> query id -> value, computed elsewhere.
         overall: arm -> figures that are no mean over queries.
-        sample_queries, depth: how many queries and how many passages of each list go into the page.
+        sample_queries, depth: how many queries, and how many passages of each list, go into the page side by side.
     """
     if not arms or not qrels:
         raise UsageError(f"nothing to compare: {len(arms)} arms, {len(qrels)} judged queries")
@@ -156,28 +137,18 @@ def build_report(
     intervals = _intervals(values, seed)
     results = [
         ArmResult(
-            name, values[name], intervals[name], dict((overall or {}).get(name, {})), dict((facts or {}).get(name, {}))
+            name, values[name], intervals[name], dict((overall or {}).get(name, {})), dict((facts or {}).get(name, {})),
+            shape_of(run, qrels),
         )
-        for name in arms
-    ]
+        for name, run in arms.items()
+    ]  # fmt: skip
     by_name = {arm.name: arm for arm in results}
     shown = list(results[0].values)
     tests = _compare(by_name, pairs, shown, seed)
-    focus = _focus(results, base, names[0]).values[names[0]]
-    chosen = choose_samples(focus, by_name[base].values[names[0]], sample_queries, seed)
-    samples = [_sample(query, arms, base, qrels, queries, passages, by_name, names[0], depth) for query in chosen]
+    headlines = {name: found[names[0]] for name, found in values.items()}
+    texts = Texts(arms, headlines, qrels, queries, passages)
+    samples = pick(texts, _focus(results, base, names[0]).name, base, sample_queries, depth, seed)
     return Report(title, shown, base, results, tests, len(qrels), len(passages), samples, list(notes))
-
-
-def choose_samples(values: Mapping[str, float], base: Mapping[str, float], count: int, seed: int) -> list[str]:
-    """Pick queries to show: most improved (40 %), most worsened (30 %), the rest by chance; most improved first."""
-    order = sorted(values, key=lambda query: (base[query] - values[query], query))
-    up = [query for query in order if values[query] > base[query]][: round(count * 0.4)]
-    down = [query for query in reversed(order) if values[query] < base[query]][: round(count * 0.3)]
-    rest = [query for query in order if query not in {*up, *down}]
-    free = max(0, min(count - len(up) - len(down), len(rest)))
-    chosen = {*up, *down, *stream(seed, "samples").sample(rest, free)}
-    return [query for query in order if query in chosen][:count]
 
 
 def headline(report: Report) -> str:
@@ -231,6 +202,7 @@ def report_data(report: Report) -> dict[str, Any]:
             for test in report.comparisons
         ],
         "notes": report.notes,
+        "scores": to_mapping({arm.name: arm.shape for arm in report.arms if arm.shape is not None}),
         "per_query": {arm.name: arm.values for arm in report.arms},
     }  # fmt: skip
 
@@ -298,25 +270,3 @@ def _best_arm(arms: Sequence[ArmResult], metric: str) -> ArmResult:
 
 def _focus(arms: Sequence[ArmResult], baseline: str, metric: str) -> ArmResult:
     return _best_arm([arm for arm in arms if arm.name != baseline] or list(arms), metric)
-
-
-def _sample(
-    query: str, arms: Mapping[str, Run], baseline: str, qrels: Qrels, queries: Mapping[str, str],
-    passages: Mapping[str, str], results: Mapping[str, ArmResult], metric: str, depth: int,
-) -> Sample:  # fmt: skip
-    orders = {name: ranked(run.get(query, {})) for name, run in arms.items()}
-    before = {candidate.passage_id: rank for rank, candidate in enumerate(orders[baseline], start=1)}
-    grades = qrels[query]
-    lists = {
-        name: [
-            Shown(
-                passage_id, rank, score, grades.get(passage_id, 0),
-                before[passage_id] - rank if passage_id in before else None, passages.get(passage_id, ""),
-            )
-            for rank, (passage_id, score) in enumerate(order[:depth], start=1)
-        ]
-        for name, order in orders.items()
-    }  # fmt: skip
-    values = {name: result.values[metric][query] for name, result in results.items()}
-    relevant = sum(grade > 0 for grade in grades.values())
-    return Sample(query, queries.get(query, query), relevant, lists, values)

@@ -14,7 +14,7 @@ from finerank.data.console import say
 from finerank.data.hold_out import split_rows
 from finerank.data.sources import is_judged, read_judged, read_rows
 from finerank.data.training_rows import TrainingRows
-from finerank.evaluation.held_out import DECISIVE, FIGURES, Measure, RerankMeasure, rows_measure, search_measure
+from finerank.evaluation.held_out import DECISIVE, FIGURES, Measure, RerankMeasure, Scores, rows_measure, search_measure
 from finerank.evaluation.plan import BM25, short_names
 
 
@@ -113,19 +113,20 @@ def needs_first_stage(options: TrainOptions) -> bool:
 
 
 def measure_of(
-    options: TrainOptions, model: Any, first_stage: Encoder | None, held_out: Sequence[Row]
+    options: TrainOptions, model: Any, first_stage: Encoder | None, held_out: Sequence[Row], scores: Scores
 ) -> Measure | None:
     """Return what measures the model during training, or None where there is nothing to measure on."""
     if held_out:
-        return rows_measure(held_out, **{"scorer" if isinstance(options, RerankerOptions) else "encoder": model})
+        kind = "scorer" if isinstance(options, RerankerOptions) else "encoder"
+        return rows_measure(held_out, **{kind: model}, scores=scores)
     judged = judged_folder(options)
     if judged is None:
         return None
     judged_set = read_judged(judged, options.eval_split)
     if not isinstance(options, RerankerOptions):
-        return search_measure(model, judged_set)
+        return search_measure(model, judged_set, scores)
     name = short_names([options.first_stage])[0] if options.first_stage else BM25
-    measure = RerankMeasure(model, judged_set, first_stage, options.rerank_depth, name)
+    measure = RerankMeasure(model, judged_set, first_stage, options.rerank_depth, name, scores)
     say(f"first stage {name}: {', '.join(f'{figure} {value:.4f}' for figure, value in means(measure.first).items())}")
     return measure
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from finerank.core.records import Row
 from finerank.data.console import table
+from finerank.retrieval import mining_shapes
 from finerank.retrieval.false_negatives import RERANKER_RULES
 from finerank.retrieval.mining import Mined
 from finerank.retrieval.negatives import RULES
@@ -68,6 +69,7 @@ class Tally:
         self.negative: list[float] = []
         self.gaps: list[float] = []
         self.suspects: list[dict[str, Any]] = []
+        self.shapes = mining_shapes.Shapes()
 
     def add(self, mined: Mined, *, dropped: bool) -> dict[str, Any] | None:
         """Count one row; return its output line, or None for a dropped row."""
@@ -90,6 +92,7 @@ class Tally:
             "negative": math.fsum(self.negative) if self.negative else None,
             "gaps": self.gaps,
             "suspects": _closest(self.suspects),
+            "shapes": self.shapes.to_mapping(),
         }
 
     def _measure(self, mined: Mined) -> None:
@@ -110,6 +113,7 @@ class Tally:
         self.positive += positives
         self.negative += negatives
         self.suspects += suspects_of(mined)
+        self.shapes.add(mined)
         if negatives:
             gap = math.fsum(positives) / len(positives) - math.fsum(negatives) / len(negatives)
             self.gaps.append(round(gap, 6))
@@ -193,6 +197,7 @@ def total(shards: Sequence[Mapping[str, Any]], pool: int) -> dict[str, Any]:
         "gap_mean": _mean(gaps, len(gaps)),
         "gap_median": round(median(gaps), 6) if gaps else None,
         "suspects": _closest([suspect for shard in shards for suspect in shard["suspects"]]),
+        "shapes": mining_shapes.total([shard["shapes"] for shard in shards if "shapes" in shard]),
     }
 
 

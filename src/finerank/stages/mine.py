@@ -329,6 +329,7 @@ def _outcome(counts: dict[str, Any], options: MineOptions, task: Task) -> Outcom
     """Return the table, and write ``--report``."""
     from finerank.retrieval.mining_page import page
     from finerank.retrieval.mining_report import suspects, text
+    from finerank.retrieval.mining_shapes import texts
 
     found = suspects(counts, task.rows, task.pool, options.suspects)
     ranks, output = options.range_for_sampling, options.output_file
@@ -336,11 +337,10 @@ def _outcome(counts: dict[str, Any], options: MineOptions, task: Task) -> Outcom
         from finerank.data.console import say
         from finerank.data.outputs import write_atomic
 
-        write_atomic(
-            options.report, page(options.report, counts, options.range_for_sampling, found, options.output_file)
-        )
+        rows = texts(counts.get("shapes", {}), task.rows, task.pool)
+        write_atomic(options.report, page(options.report, counts, ranks, found, output, rows))
         say(f"report: {options.report}")
-    plain = {name: value for name, value in counts.items() if name != "suspects"}
+    plain = {name: value for name, value in counts.items() if name not in ("suspects", "shapes")}
     return Outcome(
         text(counts, ranks, output, found),
         {"output_file": output, **plain, "suspects": [suspect.to_mapping() for suspect in found]},

@@ -23,7 +23,7 @@ from finerank.core.train_options import (
     RerankerOptions,
     TrainOptions,
 )
-from finerank.core.watch_options import LOSS, PLATEAU
+from finerank.core.watch_options import HIDDEN, LOSS, PLATEAU
 
 if TYPE_CHECKING:
     from finerank.core.records import Row
@@ -175,8 +175,9 @@ def _train(
 
     def measure() -> Measure | None:
         # The first stage searches once; then its memory is for the training.
-        measures.append(_measure(options, model, models.pop("first_stage", None), rows[1]))
-        return measures[0]  # type: ignore[no-any-return]
+        ranking, whole = _measure(options, model, models.pop("first_stage", None), rows[1])
+        measures.append(ranking)
+        return whole
 
     job = Job(
         title=_verb(options),
@@ -201,27 +202,33 @@ def _train(
     counts, fusions = distributed.from_first(lambda: _settled(options, job, result, measures))
     if distributed.rank() > 0:
         return Outcome("", {})
-    _write_model(options, model, folder, counts, fusions, result.history)
+    _write_model(options, model, folder, counts, fusions, result)
     folder.finish(counts)
     return _outcome(options, counts)
 
 
-def _measure(options: TrainOptions, model: Any, first_stage: Any, held_out: Sequence[Row]) -> Measure | None:
-    """Return what measures the model: ranking figures and, where that decides, the loss on the held-out rows."""
+def _measure(
+    options: TrainOptions, model: Any, first_stage: Any, held_out: Sequence[Row]
+) -> tuple[Measure | None, Measure | None]:
+    """Return what gives ranking figures; and that with scores and, where it decides, the loss on held-out rows."""
     from finerank.batching.training_groups import groups_of
+    from finerank.evaluation.held_out import Scores
     from finerank.evaluation.watched import measure_of
     from finerank.models.trainables import prompt_last
     from finerank.training.held_out_loss import held_out_loss
     from finerank.training.objectives import objective_of
 
-    ranking = measure_of(options, model, first_stage, held_out)
-    if ranking is None or options.metric_for_best_model != LOSS:
-        return ranking
+    scores = Scores()
+    ranking = measure_of(options, model, first_stage, held_out, scores)
+    if ranking is None:
+        return None, None
+    if options.metric_for_best_model != LOSS:
+        return ranking, lambda: {**ranking(), **scores.values()}
     objective = objective_of(options, cosine=getattr(model, "cosine", False))
     batch = options.per_device_train_batch_size
     groups = groups_of(options, held_out, prompt_last=prompt_last(options))
     losses = held_out_loss(model, groups, objective, batch, options.seed)
-    return lambda: {**ranking(), LOSS: losses()}
+    return ranking, lambda: {**ranking(), LOSS: losses(), **scores.values()}
 
 
 def _settled(
@@ -277,7 +284,8 @@ def _changes(result: Fit, seed: int) -> dict[str, dict[str, float]]:
     from finerank.evaluation.significance import paired_interval
 
     base, best = result.base_values, result.best_values
-    return {name: paired_interval(best[name], base[name], seed)._asdict() for name in best if name in base}
+    figures = [name for name in best if name in base and not name.startswith(HIDDEN)]
+    return {name: paired_interval(best[name], base[name], seed)._asdict() for name in figures}
 
 
 def _write_model(
@@ -286,17 +294,22 @@ def _write_model(
     folder: Folder,
     counts: Mapping[str, Any],
     fusions: Sequence[Fusion],
-    history: Sequence[Mapping[str, Any]],
+    result: Fit,
 ) -> None:
     from finerank.data.outputs import write_atomic
     from finerank.evaluation.fusion_store import save_fusion
+    from finerank.evaluation.held_out import shapes
     from finerank.training.card import kind_of, model_card
     from finerank.training.page import training_page
 
     model.save(folder.path)
     for fusion in fusions:
         save_fusion(folder.path, fusion)
-    page = training_page(f"{_verb(options)}: {options.model_name_or_path}", history, counts, semantic(options))
+    values = {"base": result.base_values, "best": result.best_values}
+    page = training_page(
+        f"{_verb(options)}: {options.model_name_or_path}", result.history, counts, semantic(options), values,
+        shapes(**values),
+    )  # fmt: skip
     write_atomic(folder.path / "training.html", page.encode("utf-8", "replace"))
     card = model_card(
         options.output_dir, options.model_name_or_path, semantic(options), folder.parts.to_mapping()["inputs"], counts,

@@ -20,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from finerank.batching.groups import GroupMaker
 from finerank.core.errors import UsageError, UserError
 from finerank.core.protocols import Trainable
+from finerank.core.watch_options import HIDDEN
 from finerank.training import checkpoint, distributed, modules
 from finerank.training.callbacks import NamedRandomness
 from finerank.training.dataset import COUNTS_KEY, Collator, EpochBatches, GroupDataset
@@ -244,7 +245,11 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         with modules.undisturbed(self.trainable.module), self._mixed_precision():
             values = distributed.from_first(self.evaluator)
         self.evaluation_seconds += time.monotonic() - start
-        figures = {f"{metric_key_prefix}_{name}": math.fsum(each) / max(len(each), 1) for name, each in values.items()}
+        figures = {
+            f"{metric_key_prefix}_{name}": math.fsum(each) / max(len(each), 1)
+            for name, each in values.items()
+            if not name.startswith(HIDDEN)
+        }
         self._check_metric(figures)
         self.ledger.evaluated(self.state.global_step, self.state.best_global_step, values)
         self.log(dict(figures))
