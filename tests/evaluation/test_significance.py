@@ -59,13 +59,49 @@ def test_p_is_uniform_when_nothing_differs() -> None:
     assert 0.01 <= np.mean(np.array(found) < 0.05) <= 0.1
 
 
-def test_bootstrap_covers_the_true_mean() -> None:
-    draw = np.random.default_rng(1)
-    covered = 0
-    for number in range(200):
-        _, low, high = bootstrap_interval(draw.normal(0.5, 0.2, size=60), number, resamples=1000)
-        covered += low <= 0.5 <= high
-    assert 0.88 <= covered / 200 <= 0.99
+def drawn(kind: str, samples: int, queries: int, seed: int) -> tuple[np.ndarray, float]:
+    """Return values like those of a metric, [samples, queries], and their true mean."""
+    draw = np.random.default_rng(seed)
+    shape = samples, queries
+    if kind == "hit":  # found or not
+        return (draw.random(shape) < 0.6).astype(float), 0.6
+    if kind == "nDCG":  # a quarter 0, some 1, the others between
+        kinds = draw.random(shape)
+        return np.where(kinds < 0.25, 0.0, np.where(kinds > 0.85, 1.0, draw.beta(2, 2, shape))), 0.45
+    return np.where(draw.random(shape) < 0.5, 0.0, draw.normal(0.05, 0.25, shape)), 0.025  # differences, half of them 0
+
+
+def coverage(kind: str, samples: int, queries: int) -> float:
+    """Return how often an interval holds the true mean."""
+    held = 0
+    for seed in range(0, samples, 1000):
+        values, true = drawn(kind, min(1000, samples), queries, 7 * queries + seed)
+        held += sum(low <= true <= high for _, low, high in bootstrap_intervals(list(values), seed, resamples=2000))
+    return held / samples
+
+
+@pytest.mark.parametrize("kind", ["hit", "nDCG", "differences"])
+def test_intervals_hold_the_true_mean(kind: str) -> None:
+    assert 0.925 <= coverage(kind, 1000, 60) <= 0.975
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("queries", [50, 100, 300])
+@pytest.mark.parametrize("kind", ["hit", "nDCG", "differences"])
+def test_intervals_hold_the_true_mean_in_95_of_100(kind: str, queries: int) -> None:
+    """10 000 samples each: coverage is known to ±0.4 %. The mean of 50 hits takes few values, so a little more holds."""
+    most = 0.97 if kind == "hit" and queries == 50 else 0.965
+    assert 0.935 <= coverage(kind, 10_000, queries) <= most
+
+
+@pytest.mark.slow
+def test_p_values_equal_enumeration_of_all_signs() -> None:
+    """Every number of queries up to 12, 40 random pairs each, with and without equal values."""
+    draw = np.random.default_rng(11)
+    for queries in range(1, 13):
+        for number in range(40 if queries < 11 else 5):
+            a, b = draw.random((2, queries)) if number % 2 else draw.integers(0, 4, (2, queries)) / 4.0
+            assert paired_randomisation(a, b) == pytest.approx(enumerated(a, b), abs=1e-12)
 
 
 def test_interval_is_near_the_normal_one_and_seeded() -> None:

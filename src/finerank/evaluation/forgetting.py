@@ -72,10 +72,10 @@ def _verdict(test: Comparison, report: Report, name: str) -> dict[str, Any]:
     told = {
         FORGETS: f"{test.arm} forgets" if test.against != BM25 else f"{test.arm} is below {BM25}",
         GAINS: f"{test.arm} gains",
-        UNCLEAR: f"{test.arm} is not shown to forget",
+        UNCLEAR: f"{test.arm} is not shown to " + ("forget" if test.against != BM25 else f"differ from {BM25}"),
     }[verdict]
     sentence = f"{told}: {figures}"
-    if verdict == UNCLEAR:
+    if verdict == UNCLEAR and test.detectable:
         sentence += (
             f"; {report.query_count:,} queries show a difference of {test.detectable:.3f} or more in 4 of 5 such "
             "comparisons"

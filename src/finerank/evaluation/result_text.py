@@ -25,7 +25,7 @@ def result_text(data: Mapping[str, Any]) -> str:
 
 def _extremes(data: Mapping[str, Any]) -> Iterator[str]:
     """Show the queries that the best arm changed most."""
-    found = data.get("extremes", [])
+    found = [entry for entry in data.get("extremes", []) if entry["gained"] or entry["lost"]]
     metric = data["metrics"][0]
     means = {arm["name"]: arm["metrics"][metric]["mean"] for arm in data["arms"]}
     best = max(found, key=lambda entry: means[entry["arm"]], default=None)
@@ -36,8 +36,7 @@ def _extremes(data: Mapping[str, Any]) -> Iterator[str]:
         for side in ("gained", "lost")
         for item in best[side][:SHOWN_EXTREMES]
     ]
-    if rows:
-        yield table([f"{best['arm']}", "query", f"{metric} before", "after"], rows)
+    yield table([f"{best['arm']}", "query", f"{metric} before", "after"], rows)
 
 
 def _depths(data: Mapping[str, Any]) -> Iterator[str]:
