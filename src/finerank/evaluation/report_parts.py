@@ -9,7 +9,7 @@ from typing import Any
 from finerank.evaluation.report import SIGNIFICANT, Report, p_text
 from finerank.evaluation.score_shapes import Shape
 from finerank.page.curves import Series, distributions, lines
-from finerank.page.layout import Cell, Section, card, cards, name, table
+from finerank.page.layout import Cell, Section, card, cards, halves, name, table
 from finerank.page.plots import Range, difference_bar, trade_off
 
 MOST_SHAPES = 9
@@ -53,7 +53,8 @@ def _depth_card(found: Mapping[str, Any]) -> str:
         ]
         for each, value in zip(curve, values)
     ]  # fmt: skip
-    return card(found["arm"], plot + table(["depth", found["metric"], "ceiling", "recall", "pairs"], rows))
+    figures = table(["depth", found["metric"], "ceiling", "recall", "pairs"], rows)
+    return card(found["arm"], halves(plot, figures))
 
 
 def _cost(report: Report, data: Mapping[str, Any]) -> Section:
@@ -146,7 +147,7 @@ def _reliability(found: Mapping[str, Any]) -> str:
         for mean, low, high in [interval(cut[each])]
     ]
     said = f'<p class="lead">{escape(cut["sentence"])}{biased}.</p>'
-    return card(found["arm"], plot + said + table(["at that threshold", ""], rows), lead=facts)
+    return card(found["arm"], halves(plot, said + table(["at that threshold", ""], rows)), lead=facts)
 
 
 def _also(data: Mapping[str, Any]) -> Section:

@@ -168,10 +168,10 @@ def thinned(points: Sequence[Point]) -> list[Point]:
 def short(value: float) -> str:
     """Write a number in few characters.
 
-    >>> short(0.123456), short(2e-5), short(12.3456)
-    ('0.1235', '2e-05', '12.35')
+    >>> short(0.123456), short(2e-5), short(12.3456), short(1000.0)
+    ('0.123', '2e-05', '12.3', '1,000')
     """
-    return f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _one(one: Series, hue: int, at: Place) -> str:

@@ -125,6 +125,11 @@ def cards(items: Iterable[str], kind: str = "") -> str:
     return f'<div class="cards {escape(kind)}">{inside}</div>' if inside else ""
 
 
+def halves(*items: str) -> str:
+    """Return parts side by side where there is room."""
+    return f'<div class="halves">{"".join(f"<div>{item}</div>" for item in items)}</div>'
+
+
 def folded(title: str, body: str) -> str:
     """Return what is seen after a click on ``title``."""
     return f'<details class="more"><summary>{escape(title)}</summary>{body}</details>' if body else ""

@@ -13,6 +13,8 @@ MOST_DOTS = 600
 CELLS = 32
 """Squares along each side of a scatter plot of more dots than ``MOST_DOTS``."""
 MOST_STEPS = 330
+MOST_NAMES, NAME = 8, 20
+"""Dots of a plot of so many arms have their names beside them, of so many characters."""
 
 Range = tuple[float, float, float]
 """Mean, low end, high end."""
@@ -31,6 +33,13 @@ def interval_bar(value: Range, top: float, reference: float | None) -> str:
     marks.append(f'<line class="whisker" x1="{x(low)}" x2="{x(high)}" y1="11" y2="11"/>')
     marks += [f'<line class="whisker" x1="{x(end)}" x2="{x(end)}" y1="7" y2="15"/>' for end in (low, high)]
     return f'<svg class="track" width="100%" height="22" aria-hidden="true">{"".join(marks)}</svg>'
+
+
+def bar(value: float, top: float) -> str:
+    """Draw a bar from 0 to ``value``; ``top`` is the value at the right edge."""
+    width = max(0.0, min(1.0, value / top if top else 0.0)) * 100
+    shape = f'<rect class="bar" y="3" height="12" rx="2" width="{width:.2f}%"/>' if width else ""
+    return f'<svg class="track" width="100%" height="18" aria-hidden="true">{shape}</svg>'
 
 
 def difference_bar(value: Range, bound: float, verdict: str) -> str:
@@ -103,6 +112,12 @@ def trade_off(points: Sequence[tuple[float, Range, str]], x_label: str, y_label:
             f'<circle class="gain" cx="{x}" cy="{y(value[0])}" r="4">'
             f"<title>{escape(name)}: {value[0]:.3f} at {cost:.4g}</title></circle>"
         )
+        if len(points) <= MOST_NAMES:
+            before = float(x) > pad + inner * 0.4
+            marks.append(
+                f'<text x="{float(x) + (-8 if before else 8):.1f}" y="{float(y(value[0])) + 4:.1f}" '
+                f'text-anchor="{"end" if before else "start"}">{escape(_shortened(name))}</text>'
+            )
     bottom, edge = top + inner, pad + inner
     return (
         f'<svg class="chart square" viewBox="0 0 {SIDE} {SIDE}" role="img" '
@@ -166,6 +181,10 @@ def _squares(places: dict[tuple[float, float], list[str]], pad: float, top: floa
         f'opacity="{0.12 + 0.88 * math.log1p(count) / math.log1p(most):.2f}"><title>{count:,} queries</title></rect>'
         for cell, count in sorted(counts.items())
     )
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
 
 
 def _kind(x: float, y: float) -> str:

@@ -9,9 +9,9 @@ from pathlib import PurePath
 from typing import Any
 
 from finerank.page.curves import columns, distributions
-from finerank.page.layout import Cell, Section, card, cards, table, tiles
+from finerank.page.layout import Cell, Section, card, cards, halves, table, tiles
 from finerank.page.layout import page as layout
-from finerank.page.plots import interval_bar
+from finerank.page.plots import bar
 from finerank.retrieval.mining_report import CLOSE_RATIO, Suspect, facts, funnel, measures
 from finerank.retrieval.mining_shapes import BINS, rank_classes
 
@@ -54,7 +54,9 @@ def html(
     """Return a self-contained page; every text is escaped."""
     title = f"Hard negatives: {PurePath(output).name}"
     sections = [
-        Section("Where the candidates went", _funnel(counts, sampled_range) + _facts(counts), short="Candidates"),
+        Section(
+            "Where the candidates went", halves(_funnel(counts, sampled_range), _facts(counts)), short="Candidates"
+        ),
         Section("How hard they are", cards(_shapes(counts), "even"), LEAD, "Hardness"),
         Section("Rows to read", "".join(map(_row, rows)), "Some rows with the negatives that were mined for them."),
         Section("Suspected false negatives", "".join(map(_article, suspects)) or "<p>None to show.</p>", EXPLAINED),
@@ -86,7 +88,7 @@ def _funnel(counts: Mapping[str, Any], sampled_range: str) -> str:
             escape(name),
             Cell(f"{count:,}", count),
             Cell(f"{count / rows:.1f}", count),
-            Cell(f'<div class="plot">{interval_bar((count, count, count), most, None)}</div>', count),
+            Cell(f'<div class="plot">{bar(count, most)}</div>', count),
         ]
         for name, count in went
     ]
