@@ -146,7 +146,7 @@ def _dispatch(words: list[str]) -> int:
 def _run(name: str, verb: Verb, module: Any, options_class: type, rest: list[str]) -> int:
     from finerank.core.command_line import parse
     from finerank.core.options import effective
-    from finerank.data.console import is_main_process, say
+    from finerank.data.console import is_main_process, say, show, show_json
 
     parsed = parse(options_class, rest, name, passthrough=verb.passthrough)
     for note in parsed.notes:
@@ -162,9 +162,9 @@ def _run(name: str, verb: Verb, module: Any, options_class: type, rest: list[str
     if parsed.options.json:
         import orjson
 
-        print(orjson.dumps(outcome.data, option=orjson.OPT_INDENT_2).decode())
+        show_json(orjson.dumps(outcome.data, option=orjson.OPT_INDENT_2).decode())
     elif outcome.text:
-        print(outcome.text)
+        show(outcome.text)
     return int(outcome.exit_code)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +110,90 @@ def test_progress_bar_on_a_terminal(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "encode" in done.stderr
     assert done.stdout == ""
+
+
+def test_tables_and_banners_align_wide_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = console.table(["模型", "n"], [["检索模型", 1], ["e\u0301te\u0301", 20]]).splitlines()
+    assert {console.width(line) for line in lines} == {12}
+    assert lines[0] == "模型       n"
+    console.banner("t", {"数据": "a", "rows": "b"})
+    assert capsys.readouterr().err == "t\n  数据  a\n  rows  b\n"
+
+
+def test_a_long_night_leaves_a_short_log(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.progress(36_000, "encode") as update:
+        for second in range(36_000):
+            now[0] = float(second)
+            update(1)
+            if second == 60:
+                assert len(capsys.readouterr().err.splitlines()) == 12
+    assert 550 < len(capsys.readouterr().err.splitlines()) < 700
+
+
+def test_a_passage_gives_the_terminal_no_orders(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("a\x1b[31mb\x07\x9bc\tд\r")
+    assert capsys.readouterr().err == "a\ufffd[31mb\ufffd\ufffdc\tд\ufffd\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_no_result_is_lost_to_an_encoding(encoding: str) -> None:
+    script = (
+        "from finerank.data.console import show, show_json, say\n"
+        "show('0.56 → 0.66 \\ud800')\nshow_json('[\"é😀\\x9b\"]')\nsay('→')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env={"PYTHONIOENCODING": encoding})
+    assert done.returncode == 0, done.stderr
+    arrow = "→" if encoding == "utf-8" else "\\u2192"
+    first, rest = done.stdout.decode().split("\n", 1)
+    assert first == f"0.56 {arrow} 0.66 \\ud800"
+    assert json.loads(rest) == ["é😀\x9b"]
+
+
+def screen(output: str) -> list[str]:
+    """Return the lines that a terminal shows after ``output``: carriage returns, line ends and moves up are obeyed."""
+    lines, row, column, place = [""], 0, 0, 0
+    while place < len(output):
+        mark = output[place]
+        if output.startswith("\x1b[A", place):
+            row, place = row - 1, place + 3
+            continue
+        if mark == "\n":
+            row, column = row + 1, column
+            lines += [""] * (row + 1 - len(lines))
+        elif mark == "\r":
+            column = 0
+        else:
+            lines[row] = f"{lines[row]:<{column}}"[:column] + mark + lines[row][column + 1 :]
+            column += 1
+        place += 1
+    return [line.rstrip() for line in lines]
+
+
+def test_what_is_said_beside_a_bar_has_a_line_of_its_own() -> None:
+    import pty
+
+    script = (
+        "import finerank.data.console as c\n"
+        "with c.progress(4, 'training', 'rows') as update:\n"
+        "    update(2)\n    c.say('step 2 of 4: loss 0.5')\n"
+        "    with c.progress(9, 'evaluating') as inner:\n        inner(9)\n        c.warn('narrow')\n"
+        "    update(2)\nc.say('done')\n"
+    )
+    parent, child = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=child, stdout=subprocess.PIPE)
+    os.close(child)
+    blocks = []
+    while True:
+        try:
+            block = os.read(parent, 1 << 16)
+        except OSError:  # the other end is closed
+            break
+        if not block:
+            break
+        blocks.append(block)
+    os.close(parent)
+    assert process.wait() == 0
+    shown = screen(b"".join(blocks).decode())
+    assert [line for line in shown if line] == ["step 2 of 4: loss 0.5", "warning: narrow", "done"]

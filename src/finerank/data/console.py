@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-LINE_EVERY = 5.0
-"""Seconds between two progress lines where stderr is no terminal."""
+LINE_EVERY, LINE_AT_LEAST = 5.0, 60.0
+"""Seconds between two progress lines where stderr is no terminal: at first, and once the work takes long."""
+GROWTH = 12
+"""That time grows with the work: a line for every twelfth of what has passed, lest a night fills its log."""
+CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+"""What a passage must not tell a terminal: colours, titles, cursor moves."""
 _muted = False
+_bars = 0
 _said: set[str] | None = None
 
 
 def banner(title: str, facts: Mapping[str, object]) -> None:
     """Show what is about to run: a title and one aligned line per fact."""
-    width = max(map(len, facts), default=0)
-    _write("\n".join([title, *(f"  {name:<{width}}  {_shown(value)}" for name, value in facts.items())]))
+    wide = max(map(width, facts), default=0)
+    _write("\n".join([title, *(f"  {_filled(name, wide)}  {_shown(value)}" for name, value in facts.items())]))
 
 
 def say(text: str) -> None:
@@ -61,9 +67,12 @@ def progress(total: int, label: str, unit: str = "texts") -> Iterator[Callable[[
     elif sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(
-            total=total or None, desc=label, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True, leave=False
-        ) as bar:
+        with (
+            tqdm(
+                total=total or None, desc=label, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True, leave=False
+            ) as bar,
+            _shown_bar(),
+        ):
             yield lambda count: _ignore(bar.update(count))
     else:
         lines = _Lines(total, label, unit)
@@ -81,18 +90,17 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     tuned   0.6100
     """
     cells = [[_shown(cell) for cell in row] for row in rows]
-    widths = [max(len(line[column]) for line in [list(headers), *cells]) for column in range(len(headers))]
+    widths = [max(width(line[column]) for line in [list(headers), *cells]) for column in range(len(headers))]
     right = [bool(rows) and all(_is_figure(row[column]) for row in rows) for column in range(len(headers))]
-    lines = [list(headers), ["-" * width for width in widths], *cells]
+    lines = [list(headers), ["-" * wide for wide in widths], *cells]
     return "\n".join(
-        "  ".join(cell.rjust(width) if left else cell.ljust(width) for cell, width, left in zip(line, widths, right))
-        .rstrip()
+        "  ".join(_filled(cell, wide, left) for cell, wide, left in zip(line, widths, right)).rstrip()
         for line in lines
     )  # fmt: skip
 
 
 class _Lines:
-    """Progress for log files: the first update, then at most one line every ``LINE_EVERY`` seconds, then the end."""
+    """Progress for log files and notebooks: a line every ``LINE_EVERY`` seconds, fewer later; then the end."""
 
     def __init__(self, total: int, label: str, unit: str) -> None:
         self.total, self.label, self.unit = total, label, unit
@@ -103,7 +111,7 @@ class _Lines:
     def update(self, count: int) -> None:
         self.done += count
         now = time.monotonic()
-        if now - self.last >= LINE_EVERY:
+        if now - self.last >= min(LINE_AT_LEAST, max(LINE_EVERY, (now - self.started) / GROWTH)):
             self.last, self.shown = now, True
             self._line(now)
 
@@ -133,6 +141,44 @@ def clock(seconds: float) -> str:
     hours, rest = divmod(whole, 3600)
     minutes, left = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+
+
+def width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: two for a Chinese character, none for an accent.
+
+    >>> width("abc"), width("检索"), width("e\\u0301")
+    (3, 4, 1)
+    """
+    return sum(
+        0 if unicodedata.combining(mark) else 2 if unicodedata.east_asian_width(mark) in "WF" else 1 for mark in text
+    )
+
+
+def plain(text: str) -> str:
+    """Return a text without control characters but line ends and tabs."""
+    return text.translate(CONTROLS)
+
+
+def show(text: str) -> None:
+    """Write a result to stdout; what its encoding lacks stands there as an escape, rather than as an error."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(plain(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def show_json(text: str) -> None:
+    """Write JSON to stdout as it is; what the encoding lacks is escaped as JSON does."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        import json
+
+        text = json.dumps(json.loads(text), indent=2)
+    sys.stdout.write(text + "\n")
+
+
+def _filled(text: str, columns: int, left: bool = False) -> str:
+    blank = " " * (columns - width(text))
+    return blank + text if left else text + blank
 
 
 def _shown(value: object) -> str:
@@ -169,7 +215,23 @@ def _ignore(value: object) -> None:
     return None
 
 
+@contextmanager
+def _shown_bar() -> Iterator[None]:
+    global _bars
+    _bars += 1
+    try:
+        yield
+    finally:
+        _bars -= 1
+
+
 def _write(text: str) -> None:
-    if is_main_process():
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+    if not is_main_process():
+        return
+    if _bars:  # a line of its own above the bars, which are drawn anew
+        from tqdm import tqdm
+
+        tqdm.write(plain(text), file=sys.stderr)
+    else:
+        sys.stderr.write(plain(text) + "\n")
+    sys.stderr.flush()
