@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +30,22 @@ TEXT_OF_WORDS = (
     "this to tree two up use value was what when where which with word write zero red blue green"
 )
 WORDS = TEXT_OF_WORDS.split()
+
+
+_frozen = 0
+"""Modules that were loaded when all objects were last frozen."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Take what imports have made out of the garbage collector's sight.
+
+    A training ends with two full collections; each would spend half a second on objects that never die.
+    """
+    global _frozen
+    if len(sys.modules) > _frozen + 50:
+        gc.collect()
+        gc.freeze()
+        _frozen = len(sys.modules)
 
 
 @pytest.fixture(scope="session", autouse=True)

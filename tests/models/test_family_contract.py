@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import scoring_memory
 import torch
+from fork_server import SERVER
 
 from finerank.batching.collate import pad
 from finerank.models.families import FAMILIES
@@ -23,7 +22,6 @@ from tests.models.test_families import PAIRS, TEXTS, groups, outputs_of
 from tests.parity import tiny_base, tiny_gemma, tiny_minicpm
 
 TOLERANCE = 1e-4
-ROOT = Path(__file__).parents[2]
 BUILDERS: dict[str, Callable[[Path], Path]] = {
     "llm_reranker": tiny_base.gemma,
     "chat_reranker": tiny_base.qwen2,
@@ -171,14 +169,12 @@ def test_padding_of_single_inputs_is_to_their_own_length(family: str, folders: d
 
 
 def test_answers_take_no_memory_of_a_vocabulary(tmp_path: Path) -> None:
-    # 16 x 1,024 tokens and 250,000 words: the logits of all would take 16 GB.
-    command = [sys.executable, str(ROOT / "tests" / "processes" / "scoring_memory.py"), str(tmp_path / "model")]
-    # Each tensor is mapped by itself, so that the peak is what is in use and nothing that the allocator keeps.
-    environment = {
-        **os.environ,
-        "MALLOC_MMAP_THRESHOLD_": "65536",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=240)
-    added = json.loads(done.stdout.splitlines()[-1])
+    # 16 x 512 tokens and 250,000 words: the logits of all would take 8 GB.
+    scoring_memory.write(tmp_path / "model")
+    process = SERVER.Process(target=scoring_memory.measure, args=(tmp_path / "model", tmp_path / "added.json"))
+    process.start()
+    process.join(240)
+    process.kill()
+    added = json.loads((tmp_path / "added.json").read_text())
+    assert added.keys() == set(scoring_memory.FAMILIES)
     assert max(added.values()) < 50, added

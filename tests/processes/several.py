@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
 import os
 import socket
 import sys
@@ -15,12 +14,11 @@ from typing import Any
 import tiny
 import torch
 import train_process
+from fork_server import SERVER
 
 from finerank.training import distributed
 from finerank.training.arguments import join_processes
 
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tiny", "train_process", "several"])
 Run = tuple[str, dict[str, Any]]
 LONGEST = 900.0
 """Seconds that processes may take before they count as stuck."""

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 import verb_process
+from fork_server import SERVER
 
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tiny", "train_process", "verb_process"])
 KILLS = 25
 MOST_SECONDS_TO_START = 1.0
 SIZE = 8

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import verb_process
+from fork_server import SERVER
 
 from finerank.cli import main
 from finerank.data.text import normal_form
-from finerank.retrieval import mining
+from finerank.retrieval import mining, vectors
 from finerank.stages import mine
 
 SOME = "cat dog file find fish list name number open path read remove search sort string text tree two write red"
@@ -329,12 +331,7 @@ from finerank.stages import mine
 mine.SHARD_ROWS = 8
 vectors.cached_encode.__defaults__ = (None, 16)
 print("started", flush=True)
-arguments, extra = sys.argv[1:], []
-if "THEN" in arguments:
-    place = arguments.index("THEN")
-    arguments, extra = arguments[:place], arguments[place + 1 :]
-code = main(arguments)
-sys.exit(code or (main(extra) if extra else 0))
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -383,15 +380,25 @@ def test_a_run_that_dies_after_some_shards_goes_on_to_the_same_bytes(
     assert (tmp_path / "mined.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def test_sigkill_then_resume(tiny_encoder: str, tmp_path: Path) -> None:
+def test_sigkill_then_resume(tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "rows.jsonl", make_rows(60))
     arguments = orders(tiny_encoder, tmp_path, "mined.jsonl")
-    process = spawn(arguments)
-    while process.poll() is None and not list(tmp_path.rglob("*.vec")):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    finish(spawn([*arguments, "THEN", *orders(tiny_encoder, tmp_path, "whole.jsonl")]))
+    sizes = {"finerank.stages.mine:SHARD_ROWS": 8}
+    process = SERVER.Process(target=verb_process.run, args=(arguments, sizes, str(tmp_path / "notes")))
+    process.start()
+    while process.exitcode is None and not list(tmp_path.rglob("*.vec")):
+        process.join(0.005)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, (tmp_path / "notes.said").read_text()
+    landed = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.vec")}
+    assert landed
+    assert not (tmp_path / "mined.jsonl").exists()
+    monkeypatch.setattr(mine, "SHARD_ROWS", 8)
+    monkeypatch.setattr(vectors.cached_encode, "__defaults__", (None, verb_process.WINDOW))
+    assert main(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in landed} == landed
+    assert main(orders(tiny_encoder, tmp_path, "whole.jsonl")) == 0
     assert (tmp_path / "mined.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not (tmp_path / "mined.jsonl.work").exists()
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import random
 import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fork_server import ForkedWorker
 
 import finerank
 from finerank.cli import main
 from finerank.core.protocols import Pair
 from finerank.data.shards import Shards
+from finerank.models import fleet
 from finerank.models.cross_encoder import CrossEncoder
 from finerank.stages import score
 
@@ -186,9 +188,14 @@ def test_a_torn_shard_is_scored_again(
 
 
 @pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("started", ["forked", pytest.param("afresh", marks=pytest.mark.slow)])
 def test_two_devices_write_the_bytes_of_one(
-    tiny_reranker: str, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tiny_reranker: str, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, started: str,
+) -> None:  # fmt: skip
+    """Workers come from the fork server, which has loaded torch; test_fleet starts them as the command does."""
+    if started == "forked":
+        monkeypatch.setattr(fleet.subprocess, "Popen", ForkedWorker)
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     assert main(words(tiny_reranker, rows, one)) == 0
     capsys.readouterr()
@@ -346,26 +353,31 @@ def test_the_same_again_does_nothing_and_other_options_are_refused(
     assert "--normalize False → True" in capsys.readouterr().err
 
 
-LIMITED = """
-import resource, sys
-from finerank.cli import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), -1))
-sys.exit(main(sys.argv[2:]))
-"""
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond ``size`` bytes: writing more fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_one_sentence_and_the_old_output_stays(tiny_reranker: str, rows: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_sentence_and_the_old_output_stays(
+    tiny_reranker: str, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "out.jsonl"
     assert main(words(tiny_reranker, rows, output)) == 0
     old = output.read_bytes()
-    command = [sys.executable, "-c", LIMITED, "6000", *words(tiny_reranker, rows, output, "--normalize", "--overwrite")]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 1, done.stderr
-    assert "cannot be written: File too large\nhint: make room" in done.stderr
-    assert "Traceback" not in done.stderr
+    capsys.readouterr()
+    with files_of_at_most(6000):
+        assert main(words(tiny_reranker, rows, output, "--normalize", "--overwrite")) == 1
+    said = capsys.readouterr().err
+    assert "cannot be written: File too large\nhint: make room" in said
+    assert "Traceback" not in said
     assert output.read_bytes() == old
     assert main(words(tiny_reranker, rows, output, "--normalize", "--overwrite")) == 0
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
     assert scores_in(read(output))[0] == pytest.approx(
         1 / (1 + np.exp(-scores_in([json.loads(old.split(b"\n")[0])])[0]))
     )

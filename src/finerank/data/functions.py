@@ -18,7 +18,7 @@ import textwrap
 import tokenize
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -280,11 +280,11 @@ def _package_roots(name: str) -> list[tuple[Path, str]]:
     top, _, inner = name.partition(".")
     spec = _find(top)
     if spec is None:
-        imports = _imports_of(name)
+        brought = importlib.metadata.packages_distributions()
+        imports = _imports_of(name, brought)
         if not imports:
-            known = {*importlib.metadata.packages_distributions()}
             raise UserError(
-                f'package "{name}" is not installed{did_you_mean(name, known)}',
+                f'package "{name}" is not installed{did_you_mean(name, {*brought})}',
                 where="--package",
                 hint=f"pip install {name}, or leave --package out to read {STDLIB}",
             )
@@ -312,12 +312,11 @@ def _folders(spec: importlib.machinery.ModuleSpec) -> list[str]:
     return sorted(spec.submodule_search_locations or [])
 
 
-def _imports_of(distribution: str) -> list[str]:
+def _imports_of(distribution: str, brought: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the packages that an installed distribution brings (scikit-learn -> sklearn)."""
     wanted = re.sub(r"[-_.]+", "-", distribution).lower()
-    brought = importlib.metadata.packages_distributions().items()
     return sorted(
         name
-        for name, owners in brought
+        for name, owners in brought.items()
         if any(re.sub(r"[-_.]+", "-", owner).lower() == wanted for owner in owners) and _find(name) is not None
     )
