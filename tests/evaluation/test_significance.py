@@ -89,7 +89,7 @@ def test_intervals_hold_the_true_mean(kind: str) -> None:
 @pytest.mark.parametrize("queries", [50, 100, 300])
 @pytest.mark.parametrize("kind", ["hit", "nDCG", "differences"])
 def test_intervals_hold_the_true_mean_in_95_of_100(kind: str, queries: int) -> None:
-    """10 000 samples each: coverage is known to ±0.4 %. The mean of 50 hits takes few values, so a little more holds."""
+    """10 000 samples each: coverage is known to ±0.4 %. The mean of 50 hits takes few values: a little more."""
     most = 0.97 if kind == "hit" and queries == 50 else 0.965
     assert 0.935 <= coverage(kind, 10_000, queries) <= most
 

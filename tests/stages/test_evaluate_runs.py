@@ -131,12 +131,17 @@ def test_a_run_as_first_stage(
 ) -> None:
     folder, peer, qrels = judged(tmp_path / "toy"), str(files["peer.v1.trec"]), str(files["qrels.dl.txt"])
     words = ["-m", tiny_reranker, "--first_stage", peer, "--runs", str(files["other.run"]), "--data", str(folder)]
-    data = result([*words, "--qrels", qrels, "--depths", "1", "2", "--fusion", "rrf"], capsys)
+    words += ["--also", str(judged(tmp_path / "second")), "--fusion", "rrf"]
+    data = result([*words, "--qrels", qrels, "--depths", "1", "2"], capsys)
     assert (data["num_queries"], data["split"]) == (3, "qrels.dl.txt")
     names = [arm["name"] for arm in data["arms"]]
     assert names[:2] == ["peer.v1", "other"]
     assert names[2].endswith("over peer.v1")
     assert len(names) == 4
+    (also,) = data["also"]
+    assert [arm["name"] for arm in also["arms"]] == ["bm25", names[2].replace("peer.v1", "bm25")]
+    assert also["baseline"] == "bm25"
+    assert "peer.v1 cannot be tried here" in also["notes"][-1]
     assert data["cost"][names[2]] == {"pairs": 5, "texts": 0, "pairs_per_query": pytest.approx(5 / 3, abs=1e-3)}
     (curve,) = data["depth"]
     assert curve["first_stage"] == "peer.v1"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from finerank.data.console import say, warn
@@ -32,17 +33,21 @@ def try_also(
         baseline: the first set's baseline, an arm's name. Runs can't be tried: without a baseline, the first arm is.
     """
     tried = [model for model in models if model.kind != "run"]
-    if any(not model.searches for model in tried) and not any(model.first for model in tried):
+    stand_in = any(not model.searches for model in tried) and not any(model.first for model in tried)
+    if stand_in:
         tried = [Loaded(BM25, BM25, None, True, False, None), *tried]
+    if stand_in or not main.fusions:  # weights of other first stages, or unknown yet, are none of this set's
+        options = replace(options, fusion="none")
     say(f"also {judged.name}, {split}: {len(judged.queries):,} queries")
     arms = judged_arms(tried, judged, None, options, main.fusions)
+    stands_for = _baseline(main, arms, baseline)
     report = build_report(
         arms.runs,
         judged.qrels,
         dict(zip(judged.query_ids, judged.queries)),
         dict(zip(judged.passage_ids, judged.passages)),
         metrics=metrics,
-        baseline=_baseline(main, arms, baseline),
+        baseline=stands_for,
         comparisons=arms.comparisons,
         title=f"{judged.name}, {split}",
         notes=arms.notes,
@@ -50,6 +55,8 @@ def try_also(
         sample_queries=0,
         seed=seed,
     )
+    if stands_for is None:
+        report.notes.append(f"{baseline} cannot be tried here, so the baseline is {report.baseline}.")
     verdicts = verdicts_of(report, judged.name)
     for verdict in verdicts:
         (warn if verdict["verdict"] == FORGETS else say)(verdict["sentence"])
@@ -90,5 +97,9 @@ def _baseline(main: Arms, arms: Arms, baseline: str) -> str | None:
     """Return the arm that the first set's baseline is here: the same name, else the same model."""
     if baseline in arms.runs:
         return baseline
-    paths: Mapping[str, str] = {name: path for path, name in main.names.items()}
-    return arms.names.get(paths.get(baseline, ""))
+    return arms.names.get(_path(main, baseline))
+
+
+def _path(arms: Arms, name: str) -> str:
+    """Return the path of an arm's model; empty for an arm of several."""
+    return next((path for path, arm in arms.names.items() if arm == name), "")

@@ -20,6 +20,7 @@ from finerank.data.manifest import parts_of
 from finerank.data.sources import inputs_of
 from finerank.evaluation.ablation_models import encoder_of, scorer_of, space_of
 from finerank.evaluation.claims import Claims, check_places, claim
+from finerank.evaluation.costs import ms_per_query
 from finerank.evaluation.grid import NONE, Measured, Pipeline, grid, measure, names_of, parse_diverse
 from finerank.evaluation.metrics import canonical
 from finerank.evaluation.plan import BM25
@@ -132,7 +133,7 @@ def _report(options: AblateOptions, judged: Judged, measured: Measured, metrics:
 def _write(options: AblateOptions, claims: Claims, report: Report, measured: Measured, judged: Judged) -> Outcome:
     """Write runs, page and result; the result lands last."""
     queries = len(judged.queries)
-    latency = {name: round(1000 * seconds / queries, 2) for name, seconds in measured.seconds.items()}
+    latency = {name: ms_per_query(seconds, queries) for name, seconds in measured.seconds.items()}
     cells = [
         {
             "arm": name, "first_stage": item.first, "diverse": None if item.diverse is None else list(item.diverse),

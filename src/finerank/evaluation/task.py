@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finerank.core.errors import UsageError
+from finerank.core.errors import UsageError, UserError
 from finerank.core.evaluate_options import EvaluateOptions
 from finerank.core.fusion_weight import parse_weight
 from finerank.core.records import Row
@@ -63,7 +63,8 @@ def read_task(options: EvaluateOptions) -> Task:
     folders = [path for path in options.data if is_judged(path)]
     if folders and len(options.data) > 1:
         raise UsageError(f"one judged folder at a time, got {len(options.data)} inputs", hint=f"--data {folders[0]}")
-    also = tuple(_limited(read_judged(path, options.also_split or options.split), options) for path in options.also)
+    split = options.also_split or options.split
+    also = tuple(_limited(_read_other(path, split, "--also_split"), options) for path in options.also)
     if folders:
         return _judged_task(options, also)
     if options.runs and kind_of(options.data[0]) not in ROW_SUFFIXES and Path(options.data[0]).is_file():
@@ -87,7 +88,7 @@ def _judged_task(options: EvaluateOptions, also: tuple[Judged, ...]) -> Task:
     chooses_weight = options.fusion != "none" and parse_weight(options.fusion_weight) is None
     if options.dev_split is None or not (chooses_weight or options.calibration):
         return Task(judged, types=types, also=also, split=split)
-    dev = unseen(read_judged(folder, options.dev_split), judged)
+    dev = unseen(_read_other(folder, options.dev_split, "--dev_split"), judged)
     if not dev.query_ids:
         raise UsageError(f"--dev_split {options.dev_split} holds no query that --split {split} does not judge")
     return Task(judged, dev, types=types, also=also, split=split)
@@ -123,6 +124,16 @@ def _rows_task(options: EvaluateOptions, also: tuple[Judged, ...]) -> Task:
     laid_out = lay_out(rows)
     types = {query: str(row.extra["type"]) for query, row in zip(laid_out.queries, rows) if row.extra.get("type")}
     return Task(rows=laid_out, dev_rows=dev, types=types, also=also, split=options.split)
+
+
+def _read_other(folder: str, split: str, flag: str) -> Judged:
+    """Read a judged set beside the first; a hint names the flag that its split was given by."""
+    try:
+        return read_judged(folder, split)
+    except UserError as error:
+        if error.hint is not None:
+            error.hint = error.hint.replace("--split", flag)
+        raise
 
 
 def _unseen_rows(options: EvaluateOptions, rows: list[Row]) -> list[Row]:
