@@ -53,6 +53,7 @@ def test_runs_by_qrels_alone_by_hand(files: dict[str, Path], capsys: pytest.Capt
     assert found["MRR@10"] == {"q1": 1.0, "q2": 0.5, "q3": 0.0}  # d9 before d4; q3 is missing and counts 0
     assert found["AP(rel=2)"] == {"q1": 1.0, "q2": 0.0, "q3": 0.0}
     assert data["comparisons"][0]["wins"] == 2
+    assert {item["query_id"]: item["query"] for item in data["extremes"][0]["gained"]} == {"q2": "q2", "q3": "q3"}
     assert "cost" not in data
     assert any("trec_eval -c" in note for note in data["notes"])
 
@@ -85,6 +86,7 @@ def test_equal_file_names_are_told_apart(files: dict[str, Path], tmp_path: Path)
     [
         (["--runs", "PEER", "--data", "STRANGE"], 1, "none of the 1 judged queries"),
         (["--runs", "PEER", "-m", "bm25", "--data", "QRELS"], 2, "holds no texts"),
+        (["--first_stage", "PEER", "-m", "bm25", "--data", "QRELS"], 2, "holds no texts"),
         (["--runs", "PEER", "--data", "QRELS", "--slices"], 2, "--slices needs"),
         (["--runs", "PEER", "--data", "ROWS"], 2, "--runs needs a judged folder"),
         (["--first_stage", "PEER", "--data", "ROWS"], 2, "needs judged queries"),

@@ -39,7 +39,7 @@ def judge(options: EvaluateOptions, models: list[Loaded], task: Task, how: ArmOp
     """Judge every arm, and find what was asked for beside it."""
     found = _judged(options, models, task, how) if task.judged is not None else _rows(options, models, task, how)
     report, arms, queries = found.report, found.arms, dict(zip(found.arms.qrels, task.queries))
-    if task.texts and len(report.arms) > 1:
+    if len(report.arms) > 1:
         found.data["extremes"] = extremes_data(report, queries)
     if options.depths:
         found.data["depth"] = depth_data(arms, options.depths, report.headline_metric, options.seed)

@@ -67,7 +67,8 @@ def read_task(options: EvaluateOptions) -> Task:
     also = tuple(_limited(_read_other(path, split, "--also_split"), options) for path in options.also)
     if folders:
         return _judged_task(options, also)
-    if options.runs and kind_of(options.data[0]) not in ROW_SUFFIXES and Path(options.data[0]).is_file():
+    runs = [*options.runs, *(path for path in options.first_stage if Path(path).is_file())]
+    if runs and kind_of(options.data[0]) not in ROW_SUFFIXES and Path(options.data[0]).is_file():
         return _qrels_task(options, also)
     return _rows_task(options, also)
 
