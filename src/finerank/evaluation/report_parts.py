@@ -8,7 +8,7 @@ from typing import Any
 
 from finerank.evaluation.report import SIGNIFICANT, Report, p_text
 from finerank.evaluation.score_shapes import Shape
-from finerank.page.curves import Series, distributions, lines
+from finerank.page.curves import Series, distributions, lines, short
 from finerank.page.layout import Cell, Section, card, cards, halves, name, table
 from finerank.page.plots import Range, difference_bar, trade_off
 
@@ -116,8 +116,8 @@ def _spread(arm: str, shape: Shape) -> str:
         shape.low, shape.high, [shape.relevant, shape.other], ["relevant", "others"], f"{arm}: scores"
     )
     lead = (
-        f"medians {shape.relevant_median:.3g} and {shape.other_median:.3g}; of a relevant passage and another, the "
-        f"relevant one has the higher score in {shape.apart:.1%}"
+        f"medians {short(shape.relevant_median)} and {short(shape.other_median)}; of a relevant passage and another, "
+        f"the relevant one has the higher score in {shape.apart:.1%}"
     )
     return card(arm, drawn, lead=lead)
 

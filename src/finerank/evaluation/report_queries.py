@@ -128,7 +128,11 @@ def _query(sample: Sample, arms: Sequence[str], places: Mapping[str, int]) -> li
 
 
 def _item(item: Shown, places: Mapping[str, int]) -> list[Any]:
-    return [places[item.passage_id], item.grade, item.moved, f"{item.score:.4g}"]
+    return [places[item.passage_id], item.grade, item.moved, _score(item.score)]
+
+
+def _score(score: float) -> str:
+    return f"{score:,.0f}" if abs(score) >= 10_000 else f"{score:.4g}"
 
 
 def _length(texts: Sequence[str]) -> int:

@@ -153,8 +153,8 @@ def _scores(scores: Mapping[str, Mapping[str, Any]]) -> Section:
                 found["low"], found["high"], [found["relevant"], found["other"]], ["relevant", "others"], title
             )
             lead = (
-                f"medians {found['relevant_median']:.3g} and {found['other_median']:.3g}; of a relevant passage and "
-                f"another, the relevant one has the higher score in {found['apart']:.1%}"
+                f"medians {short(found['relevant_median'])} and {short(found['other_median'])}; of a relevant passage "
+                f"and another, the relevant one has the higher score in {found['apart']:.1%}"
             )
             boxes.append(card(f"{title} training", drawn, lead=lead))
     lead = "Scores of held-out pairs, each kind on an area of its own; training is to pull them apart."
