@@ -55,7 +55,9 @@ def test_runs_by_qrels_alone_by_hand(files: dict[str, Path], capsys: pytest.Capt
     assert data["comparisons"][0]["wins"] == 2
     assert {item["query_id"]: item["query"] for item in data["extremes"][0]["gained"]} == {"q2": "q2", "q3": "q3"}
     assert "cost" not in data
-    assert any("trec_eval -c" in note for note in data["notes"])
+    assert "trec_eval -c" in data["notes"][-1]
+    assert "peer.v1 has equal scores among the 10 best passages of 2 of 2 queries" in data["notes"][0]
+    assert len(data["notes"]) == 2
 
 
 def test_a_run_may_be_the_baseline_and_is_written_as_it_is(

@@ -23,7 +23,7 @@ from finerank.evaluation.ranking import rerank_run, search_run
 from finerank.evaluation.report import Values
 from finerank.evaluation.significance import Interval
 from finerank.evaluation.trec_runs import NOTE as RUN_NOTE
-from finerank.evaluation.trec_runs import judged_part
+from finerank.evaluation.trec_runs import judged_part, ties_note
 from finerank.retrieval.bm25 import Bm25Retriever
 from finerank.retrieval.dense import DenseRetriever
 
@@ -163,8 +163,9 @@ def judged_arms(
         arms.notes.append(
             f"Rerankers score the first stage's top {options.top_k} only; relevant passages that it missed stay missed."
         )
-    if any(model.kind == "run" for model in models):
-        arms.notes.append(RUN_NOTE)
+    runs = [model.name for model in models if model.kind == "run"]
+    arms.notes += [note for name in runs if (note := ties_note(arms.runs[name], name))]
+    arms.notes += [RUN_NOTE] if runs else []
     return arms
 
 

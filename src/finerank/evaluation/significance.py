@@ -67,7 +67,7 @@ def tail(queries: int, level: float = 0.95) -> float:
     less often than they say. Hesterberg's correction: ``Φ(−√(Q/(Q−1)) · t)``, t with Q−1 degrees of freedom.
 
     >>> round(tail(20), 4), round(tail(1000), 4)
-    (0.0159, 0.0249)
+    (0.0159, 0.0248)
     """
     from scipy.special import ndtr, stdtrit
 

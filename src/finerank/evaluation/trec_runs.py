@@ -17,6 +17,9 @@ from finerank.data.judged import Judged
 from finerank.data.trec import read_run
 from finerank.evaluation.plan import Planned
 
+TOP = 10
+MANY_TIED = 0.1
+"""Share of a run's queries with ties at the top from which on it is said."""
 NOTE = (
     "TREC runs are ordered as trec_eval orders them: by score as a 32-bit float, equal ones by passage id, descending. "
     "Judged queries that a run misses count 0 (trec_eval -c)."
@@ -44,6 +47,21 @@ def judged_part(run: Run, qrels: Qrels, name: str) -> Run:
     if missed:
         warn(f"{name} misses {missed:,} of the {len(qrels):,} judged queries; they count 0")
     return found
+
+
+def ties_note(run: Run, name: str) -> str | None:
+    """Say it if scores that were rounded leave the order of the best passages to their ids; None if few do.
+
+    >>> ties_note({"q": {"a": 1.0, "b": 1.0}}, "peer")
+    'peer has equal scores among the 10 best passages of 1 of 1 queries: ids order those, not the ranks in its file.'
+    """
+    tied = sum(len({*best.values()}) < len(best) for best in (top(scores, TOP) for scores in run.values()))
+    if tied < MANY_TIED * len(run):
+        return None
+    return (
+        f"{name} has equal scores among the {TOP} best passages of {tied:,} of {len(run):,} queries: ids order those, "
+        "not the ranks in its file."
+    )
 
 
 def check_runs(
