@@ -67,7 +67,9 @@ def test_dark_and_light_and_paper(browser: Browser, pages: dict[str, Path]) -> N
     assert brightness() < 150
     browser.open(pages["evaluate"])
     assert brightness() > 600
+    browser.open(pages["evaluate"], width=794, height=1123)  # A4
     browser.call("Emulation.setEmulatedMedia", media="print")
+    assert browser.overflow() <= 0
     assert browser.run("getComputedStyle(document.querySelector('nav')).display") == "none"
     assert browser.run("getComputedStyle(document.querySelector('.tools')).display") == "none"
 

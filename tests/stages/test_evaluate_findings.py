@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,9 @@ def found(tmp_path_factory: pytest.TempPathFactory, tiny_reranker: str) -> tuple
     """One evaluation with everything asked for: its result, its file, its words."""
     place = tmp_path_factory.mktemp("findings")
     data, also, out = folder(place / "toy"), folder(place / "second", 56), place / "out.json"
+    own = shutil.copytree(tiny_reranker, place / Path(tiny_reranker).name)  # a chosen weight is stored with the model
     words = [
-        "evaluate", "-m", tiny_reranker, "-d", str(data), "--top_k", "20", "--depths", "5", "20", "--slices",
+        "evaluate", "-m", str(own), "-d", str(data), "--top_k", "20", "--depths", "5", "20", "--slices",
         "--calibration", "--dev_split", "dev", "--also", str(also), "--fusion", "rrf", "--dtype", "float32",
         "--output_file", str(out), "--report", str(place / "page.html"),
     ]  # fmt: skip
