@@ -13,7 +13,16 @@ from finerank.core.protocols import Pair, Progress, Side
 from finerank.core.records import Row
 from finerank.data.sources import Judged
 from finerank.evaluation.fusion_store import query_digests
-from finerank.evaluation.held_out import Measure, RerankMeasure, rows_measure, search_measure
+from finerank.evaluation.held_out import (
+    OTHERS,
+    RELEVANT,
+    Measure,
+    RerankMeasure,
+    Scores,
+    rows_measure,
+    search_measure,
+    shapes,
+)
 
 ROWS = [Row("q1", ("good one",), ("bad a", "bad b")), Row("q2", ("good two",), ("bad a", "bad c"))]
 
@@ -144,3 +153,25 @@ def test_pairs_are_scored_again_only_if_the_model_has_changed_since() -> None:
     scorer.table["red cat"] = 5.0  # the best weights come back
     assert measure.beside(best).fused["nDCG@10"][0] == 1.0
     assert (scorer.calls, worse["nDCG@10"][0] < 1.0) == (3, True)
+
+
+def test_scores_before_and_after_share_an_axis() -> None:
+    base, best = {RELEVANT: [0.0, 1.0], OTHERS: [0.5]}, {RELEVANT: [4.0, 9.0], OTHERS: [-1.0, 2.0]}
+    found = shapes(base, best)
+    assert (found["base"]["low"], found["base"]["high"]) == (found["best"]["low"], found["best"]["high"])
+    assert (found["base"]["apart"], found["best"]["apart"]) == (0.5, 1.0)
+    assert set(shapes({}, best)) == {"best"}
+    assert shapes({}, {}) == {}
+
+
+def test_scores_are_kept_beside_the_figures() -> None:
+    scores = Scores()
+    assert scores.values() == {}
+    measure = rows_measure(ROWS, scorer=ByTable({"good one": 3.0, "good two": 1.0, "bad a": 2.0}), scores=scores)
+    assert not any(name.startswith("_") for name in measure())
+    found = scores.values()
+    assert found[RELEVANT] == [1.0, 3.0]
+    assert 2.0 in found[OTHERS]
+    scores.note({"q": {"p0": 1}}, {"q": {f"p{place}": float(place) for place in range(9_000)}})
+    assert len(scores.others) == 2_000
+    assert scores.others == sorted(scores.others)

@@ -23,7 +23,7 @@ from finerank.evaluation.fusion_store import Fusion, query_digests
 from finerank.evaluation.metrics import evaluate_run
 from finerank.evaluation.ranking import rerank_run, score_pairs, search_run, vector_pairs
 from finerank.evaluation.rows import lay_out
-from finerank.evaluation.score_shapes import shape, to_mapping
+from finerank.evaluation.score_shapes import ends_of, shape, to_mapping
 from finerank.retrieval.bm25 import Bm25Retriever
 from finerank.retrieval.dense import DenseRetriever
 
@@ -70,9 +70,10 @@ class Scores:
 
 
 def shapes(base: Figures, best: Figures) -> dict[str, Any]:
-    """Return the shapes of the scores before and after training, as far as they are known."""
+    """Return the shapes of the scores before and after training on one axis, as far as they are known."""
     found = {name: values for name, values in (("base", base), ("best", best)) if RELEVANT in values}
-    drawn = {name: shape(values[RELEVANT], values[OTHERS]) for name, values in found.items()}
+    every = [score for values in found.values() for kind in (RELEVANT, OTHERS) for score in values[kind]]
+    drawn = {name: shape(values[RELEVANT], values[OTHERS], ends_of(every)) for name, values in found.items()}
     return to_mapping({name: each for name, each in drawn.items() if each is not None})
 
 

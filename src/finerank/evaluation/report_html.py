@@ -140,14 +140,16 @@ def _all_figures(report: Report, data: Mapping[str, Any]) -> str:
     heads = ["arm", *report.metrics]
     heads += ["pairs a query"] if cost else []
     heads += ["texts encoded"] if any(each.get("texts") for each in cost.values()) else []
-    heads += ["ms a query", "seconds to index"] if times else []
+    heads += ["ms a query"] if times else []
+    heads += ["seconds to index"] if any(each.get("index_seconds") for each in times.values()) else []
     rows = []
     for arm in report.arms:
         row: list[str] = [name(arm.name), *(_mean(arm.intervals[metric]) for metric in report.metrics)]
         spent, took = cost.get(arm.name, {}), times.get(arm.name, {})
         row += [_number(spent.get("pairs_per_query"), ".4g")] if cost else []
         row += [_number(spent.get("texts"), ",.0f")] if "texts encoded" in heads else []
-        row += [_number(took.get("ms_per_query"), ",.1f"), _number(took.get("index_seconds"), ",.1f")] if times else []
+        row += [_number(took.get("ms_per_query"), ",.1f")] if times else []
+        row += [_number(took.get("index_seconds"), ",.1f")] if "seconds to index" in heads else []
         rows.append(row)
     if len(report.metrics) <= MOST_CARDS and not cost:
         return folded("All figures as a table", table(heads, rows))

@@ -48,8 +48,17 @@ def shape_of(run: Run, qrels: Qrels) -> Shape | None:
     return shape(relevant, other)
 
 
-def shape(relevant: Sequence[float], other: Sequence[float]) -> Shape | None:
+def ends_of(scores: Sequence[float]) -> tuple[float, float]:
+    """Return where an axis for these scores begins and ends; ``TAIL`` of them lie beyond each end."""
+    low, high = (float(end) for end in np.quantile(np.asarray(scores, dtype=np.float64), [TAIL, 1 - TAIL]))
+    return (low - 0.5, high + 0.5) if low == high else (low, high)
+
+
+def shape(relevant: Sequence[float], other: Sequence[float], ends: tuple[float, float] | None = None) -> Shape | None:
     """Return the shape of two lists of scores, or None if one of them is empty.
+
+    Args:
+        ends: of the axis; ``ends_of`` all scores if None.
 
     >>> found = shape([2.0, 3.0], [0.0, 1.0])
     >>> found.apart, found.relevant_median, sum(found.other)
@@ -58,10 +67,7 @@ def shape(relevant: Sequence[float], other: Sequence[float]) -> Shape | None:
     if not len(relevant) or not len(other):
         return None
     both = [np.asarray(scores, dtype=np.float64) for scores in (relevant, other)]
-    together = np.concatenate(both)
-    low, high = (float(end) for end in np.quantile(together, [TAIL, 1 - TAIL]))
-    if low == high:
-        low, high = low - 0.5, high + 0.5
+    low, high = ends or ends_of([*relevant, *other])
     counts = [np.histogram(np.clip(scores, low, high), BINS, (low, high))[0] for scores in both]
     first, second = (float(np.median(scores)) for scores in both)
     return Shape(low, high, counts[0].tolist(), counts[1].tolist(), first, second, _apart(counts[0], counts[1]))
