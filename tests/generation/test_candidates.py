@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
-from finerank.generation.assembly import row_of, without
+from finerank.generation.assembly import Wanted, negatives_of, row_of, without
 from finerank.generation.candidates import DenseCandidates, SparseCandidates
 from finerank.generation.entities import EntityIndex
 from finerank.generation.queries import GeneratedQuery
@@ -111,11 +112,26 @@ def test_a_row_keeps_the_whole_document_as_a_positive_too(lands: EntityIndex) ->
     made = {
         "query": "Torvik", "mode": "title", "entity": "Torvik", "key": "torvik", "source": 0, "facet": "", "avoid": "",
         "removed": lands.documents[0].head, "pos": [0], "neg": [3, 4, 5], "neg_source": ["judged", "judged", "mined"],
-        "similarities": {"3": 0.5, "4": 0.25, "5": 0.125}, "id": "title-0",
+        "near": [False, True, False], "similarities": {"3": 0.5, "4": 0.25, "5": 0.125}, "id": "title-0",
     }  # fmt: skip
-    row = row_of(made, lands.documents, {4}, 5)
+    row = row_of(made, lands.documents, {4}, Wanted(5, 0))
     assert row["pos"] == [lands.documents[0].text, lands.documents[0].passage]
     assert row["pos_id"] == ["w0#cut", "w0"]
     assert row["neg_id"] == ["w3", "w5"]
     assert row["neg_source"] == ["judged", "mined"]
     assert row["neg_similarities"] == [0.5, 0.125]
+
+
+def test_negatives_about_the_rows_own_topic_stand_alone() -> None:
+    """Others beside them would be drawn in their place; where there are none, it is said which to take."""
+    near = [False, True, True, False]
+    made = {"neg": [3, 4, 5, 6], "neg_source": ["judged", "judged", "judged", "mined"], "near": near}
+
+    def chosen(about: Any, barred: set[int], most: int = 5) -> list[int]:
+        return [number for number, _ in negatives_of(made, barred, Wanted(most, 0, about))]
+
+    assert chosen("auto", set()) == [4, 5]
+    assert chosen("auto", set(), most=1) == [4]
+    assert chosen("auto", {4, 5}) == [3, 6]
+    assert chosen("topic", {4, 5}) == []
+    assert chosen("any", {4}) == [3, 5, 6]

@@ -103,6 +103,21 @@ def test_bridges_and_their_summary(wiki: Path, tmp_path: Path) -> None:
     assert "timestamp" in summary
 
 
+def test_negatives_about_a_rows_topic(pool: Path, tmp_path: Path) -> None:
+    """They are about its illness; ``any`` has the others too, and test rows always do."""
+    for about in ("auto", "topic", "any"):
+        more = ("--num_examples", "24", "--query_mode", "template", "--negatives_about", about)
+        assert main(words(pool, tmp_path / about, *more)) == 0
+    auto, topic, every = (read(tmp_path / about / "train_data.jsonl") for about in ("auto", "topic", "any"))
+    assert [row["query"] for row in auto] == [row["query"] for row in topic] == [row["query"] for row in every]
+    near = [[text for text in row["neg"] if row["entity"].lower() in text.lower()] for row in every]
+    assert any(near)
+    for first, second, third, own in zip(auto, topic, every, near):
+        assert second["neg"][: len(own)] == own
+        assert first["neg"] == (second["neg"] or third["neg"])
+    assert len({(tmp_path / about / "test_data.jsonl").read_bytes() for about in ("auto", "topic", "any")}) == 1
+
+
 def test_same_seed_same_bytes_another_seed_others(pool: Path, tmp_path: Path) -> None:
     for name, more in {"a": (), "b": (), "c": ("--seed", "7")}.items():
         assert main(words(pool, tmp_path / name, "--num_examples", "20", *more)) == 0

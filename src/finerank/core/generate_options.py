@@ -63,6 +63,11 @@ class GenerateOptions(LlmOptions, EncoderOptions):
     negatives: int = option(
         7, "negatives per row: those judged first, topped up from further down the ranking; 0 writes none", ge=0
     )
+    negatives_about: Literal["auto", "topic", "any"] = option(
+        "auto",
+        "which negatives a training row gets: those about its own topic that answer something else, and any where "
+        "there are none (auto); those or none, and mine --keep_negatives fills up (topic); or any",
+    )
     min_length: int | None = option(
         None,
         "characters of a document that a query is made from; shorter ones can still be candidates. Without it "

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from finerank.data.documents import Document, Documents
 from finerank.generation.candidates import Found
 from finerank.generation.filters import COPY, is_copy
 from finerank.generation.language import word_count
+from finerank.generation.mentions import shows
 from finerank.generation.oracle import BRIDGES, NEGATIVE, POSITIVE, Judgement
 from finerank.generation.partition import Keys
 from finerank.generation.queries import GeneratedQuery, entity_key
@@ -20,6 +21,8 @@ SPARE = 8
 JUDGED, MINED = "judged", "mined"
 SHORTEST_QUERY, LONGEST_QUERY = 3, 64
 """Characters, and words, of a query."""
+About = Literal["auto", "topic", "any"]
+"""Negatives of a row: those about its own topic where there are any, those alone, or any."""
 NO_CANDIDATE, NO_POSITIVE, NO_NEGATIVE = "no_candidate_found", "no_positive", "no_negative"
 ROUND_TRIP, LENGTH = "source_not_found_again", "query_too_short_or_long"
 
@@ -31,10 +34,12 @@ class Wanted:
     Attributes:
         negatives: of one row; 0 writes none.
         round_trip: ranks among which the source must be found again; 0 looks nowhere.
+        about: which negatives a row is written with.
     """
 
     negatives: int
     round_trip: int
+    about: About = "auto"
 
 
 def assemble(
@@ -85,12 +90,19 @@ def assemble(
         "pos": positives,
         "neg": [number for number, _ in negatives] if wanted.negatives else [],
         "neg_source": [origin for _, origin in negatives] if wanted.negatives else [],
+        "near": [_is_near(query, documents[number]) for number, _ in negatives] if wanted.negatives else [],
         "similarities": {str(number): round(float(value), 6) for number, value in similar.items()},
     }
 
 
 def _is(judgements: Mapping[int, Judgement], number: int, verdict: str) -> bool:
     return number in judgements and judgements[number].verdict == verdict
+
+
+def _is_near(query: GeneratedQuery, document: Document) -> bool:
+    """Say whether a document is about the query's own topic, or speaks of it at least."""
+    named = query.entity.name if query.entity is not None else ""
+    return bool(named) and query.mode not in BRIDGES and shows(document.passage, named)
 
 
 def _topped_up(
@@ -132,7 +144,21 @@ def keys_of(made: Mapping[str, Any]) -> Keys:
     return Keys(made["key"], tuple(dict.fromkeys((made["source"], *made["pos"]))), tuple(made["neg"]))
 
 
-def row_of(made: Mapping[str, Any], documents: Documents, barred: Collection[int], negatives: int) -> dict[str, Any]:
+def negatives_of(made: Mapping[str, Any], barred: Collection[int], wanted: Wanted) -> list[tuple[int, str]]:
+    """Return (document, where it comes from) of the negatives that a row is written with.
+
+    Those about its own topic teach what sets one answer from another; others beside them would be drawn in their place.
+
+    Args:
+        barred: documents that may not be its negatives.
+    """
+    usable = [it for it in zip(made["neg"], made["neg_source"], made["near"]) if it[0] not in barred]
+    near = [it for it in usable if it[2]]
+    chosen = near if wanted.about == "topic" or (wanted.about == "auto" and near) else usable
+    return [(number, origin) for number, origin, _ in chosen[: wanted.negatives]]
+
+
+def row_of(made: Mapping[str, Any], documents: Documents, barred: Collection[int], wanted: Wanted) -> dict[str, Any]:
     """Return a row as it is written.
 
     The first positive lacks what gives the query away; then the whole document follows, so that no miner takes it for
@@ -140,7 +166,7 @@ def row_of(made: Mapping[str, Any], documents: Documents, barred: Collection[int
 
     Args:
         barred: documents that may not be its negatives.
-        negatives: how many it has, at most.
+        wanted: how many negatives it has, at most, and which.
     """
     positives = [documents[number] for number in made["pos"]]
     pos, pos_id = [it.passage for it in positives], [it.id for it in positives]
@@ -148,7 +174,7 @@ def row_of(made: Mapping[str, Any], documents: Documents, barred: Collection[int
         cut = without(positives[0], made["removed"])
         if cut != positives[0].passage:
             pos, pos_id = [cut, *pos], [f"{positives[0].id}#cut", *pos_id]
-    kept = [(n, origin) for n, origin in zip(made["neg"], made["neg_source"]) if n not in barred][:negatives]
+    kept = negatives_of(made, barred, wanted)
     chosen = [documents[number] for number, _ in kept]
     row = {
         "query": made["query"], "pos": pos, "neg": [it.passage for it in chosen], "id": made["id"],

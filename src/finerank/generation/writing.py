@@ -8,22 +8,22 @@ import orjson
 
 from finerank.data.documents import Documents
 from finerank.data.shards import Shards
-from finerank.generation.assembly import row_of
+from finerank.generation.assembly import Wanted, row_of
 from finerank.generation.collecting import made_rows
 
 
 def row_lines(
     shards: Shards, kept: list[tuple[int, int]], places: list[int], documents: Documents, barred: Collection[int],
-    negatives: int,
+    wanted: Wanted,
 ) -> Iterator[bytes]:  # fmt: skip
     """Yield the rows at ``places`` among the kept ones, a line each.
 
     Args:
         barred: documents that may not be their negatives.
-        negatives: of a row, at most.
+        wanted: how many negatives a row has, at most, and which.
     """
     for _, made in made_rows(shards, kept, places):
-        yield orjson.dumps(row_of(made, documents, barred, negatives)) + b"\n"
+        yield orjson.dumps(row_of(made, documents, barred, wanted)) + b"\n"
 
 
 def pool_lines(documents: Documents) -> Iterator[bytes]:

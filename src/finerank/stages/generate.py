@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from finerank.data.documents import Documents
     from finerank.data.outputs import Output
+    from finerank.generation.assembly import Wanted
     from finerank.generation.candidates import Candidates
     from finerank.generation.collecting import Collected
     from finerank.generation.entities import EntityIndex
@@ -85,7 +86,7 @@ def run(options: GenerateOptions) -> Outcome:
         parts, lost = parted(found.keys, options.test_share, options.seed, bool(options.negatives))
         counts = counts_of(task.documents, len(task.sources), found, parts, lost)
         if found.kept:
-            _write(options, task, outputs, found, parts, counts, started)
+            _write(options, task, outputs, found, parts, counts, started, workshop.plan.wanted)
         else:
             for output in outputs.values():
                 output.clear(finished=True)
@@ -217,14 +218,14 @@ def _plan(options: GenerateOptions, task: Task) -> Plan:
         candidates=options.max_doc_candidates,
         pool_factor=options.pool_factor,
         early_stop=options.early_stop,
-        wanted=Wanted(options.negatives, options.round_trip),
+        wanted=Wanted(options.negatives, options.round_trip, options.negatives_about),
         seed=options.seed,
     )
 
 
 def _write(
     options: GenerateOptions, task: Task, outputs: Mapping[str, Output], found: Collected, parts: Partition,
-    counts: dict[str, Any], started: float,
+    counts: dict[str, Any], started: float, wanted: Wanted,
 ) -> None:  # fmt: skip
     """Write every file that is not there yet, the training rows last: their work folder holds the tries."""
     import json
@@ -233,14 +234,15 @@ def _write(
     from finerank.generation.writing import pool_lines, row_lines
 
     train, shards = outputs[TRAIN], outputs[TRAIN].shards
+    to_judge = replace(wanted, about="any")
     all_places = sorted([*parts.train, *parts.test])
-    for name, places, barred in (
-        (TEST, parts.test, parts.barred_from_test),
-        (SAMPLE, parts.test[:SAMPLED], parts.barred_from_test),
-        (ALL, all_places, frozenset[int]()),
+    for name, places, barred, negatives in (
+        (TEST, parts.test, parts.barred_from_test, to_judge),
+        (SAMPLE, parts.test[:SAMPLED], parts.barred_from_test, to_judge),
+        (ALL, all_places, frozenset[int](), wanted),
     ):
         if name in outputs and not outputs[name].done:
-            lines = row_lines(shards, found.kept, places, task.documents, barred, options.negatives)
+            lines = row_lines(shards, found.kept, places, task.documents, barred, negatives)
             outputs[name].finish({"rows": len(places)}, chunks=lines)
     if POOL in outputs and not outputs[POOL].done:
         outputs[POOL].finish({"documents": len(task.documents)}, chunks=pool_lines(task.documents))
@@ -253,7 +255,7 @@ def _write(
         stamp = datetime.now(timezone.utc).isoformat(timespec="seconds")
         content = summary_of(counts, config, time.monotonic() - started, stamp)
         outputs[SUMMARY].write_whole(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n", {})
-    lines = row_lines(shards, found.kept, parts.train, task.documents, parts.barred_from_train, options.negatives)
+    lines = row_lines(shards, found.kept, parts.train, task.documents, parts.barred_from_train, wanted)
     train.finish(counts, chunks=lines)
 
 
@@ -310,7 +312,7 @@ def _outcome(options: GenerateOptions, task: Task, counts: dict[str, Any], outpu
     following = [
         f"finerank check {places[TRAIN]}" + (f" --test_data {places[TEST]}" if TEST in places else ""),
         f"finerank mine --model_name_or_path MODEL --input_file {places[TRAIN]} --candidate_pool {pool} --output_file "
-        f"{Path(options.output_dir) / 'mined.jsonl'} --max_positive_ratio 0.95",
+        f"{Path(options.output_dir) / 'mined.jsonl'} --max_positive_ratio 0.95 --keep_negatives",
         f"finerank train embedder --model_name_or_path MODEL --train_data {Path(options.output_dir) / 'mined.jsonl'} "
         "--output_dir my-embedder",
     ] if places else []  # fmt: skip

@@ -1,0 +1,117 @@
+"""Does training on queries made from documents alone help on real ones? recipes/documents_only.yaml, several seeds.
+
+    python benchmarks/documents_alone.py --data BEIR_DIR --split dev --model M --work DIR --out FILE.json
+        [--seeds 3] [--first_seed 42] [NAME=VALUE …]
+
+Every seed runs the recipe up to its tuned models, a fresh process each, with vectors of its own, on the folder's
+corpus.jsonl; no query and no judgement is read. NAME=VALUE go to the recipe (queries=2000 generated.min_length=50).
+Then finerank evaluate judges all models on the split's queries, over the whole corpus. A stopped benchmark goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from memory import measured
+
+from finerank.evaluation.significance import bootstrap_interval, paired_interval, paired_randomisation
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "documents_only.yaml"
+METRIC = "nDCG@10"
+SEEDED = ("generated", "mined", "tuned_embedder")
+
+
+def train(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run the recipe once per seed; return what each run took."""
+    done = options.work / "runs.json"
+    runs: list[dict[str, Any]] = json.loads(done.read_text()) if done.exists() else []
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        if any(run["seed"] == seed and run["exit"] == 0 for run in runs):
+            continue
+        folder = options.work / str(seed)
+        command = [
+            sys.executable, "-m", "finerank", "run", str(RECIPE), f"documents={options.data / 'corpus.jsonl'}",
+            f"model={options.model}", f"folder={folder}", *options.values,
+            *(f"{step}.seed={seed}" for step in SEEDED), "--until", "tuned_embedder",
+        ]  # fmt: skip
+        result = measured(command, options.work / f"log-{seed}.txt", environment={"HF_HUB_OFFLINE": "1"})
+        runs.append({"seed": seed, "folder": str(folder / "tuned_embedder"), **result})
+        print(json.dumps(runs[-1]), flush=True)
+        done.write_text(json.dumps(runs, indent=1))
+    return [run for run in runs if run["exit"] == 0]
+
+
+def judge(options: argparse.Namespace, runs: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Return each model's value per query: BM25, the base, the runs'."""
+    out = options.work / "results.json"
+    lengths = [word for value in options.values if value.startswith("passage_tokens=")
+               for word in ("--passage_max_len", value.partition("=")[2])]  # fmt: skip
+    subprocess.run(
+        [
+            sys.executable, "-m", "finerank", "evaluate", "--model_name_or_path", "bm25", options.model,
+            *(run["folder"] for run in runs), "--baseline", options.model, "--data", str(options.data), "--split",
+            options.split, "--metrics", METRIC, *lengths, "--embedding_cache", str(options.work / "vectors"),
+            "--output_file", str(out), "--overwrite",
+        ],
+        check=True,
+    )  # fmt: skip
+    results = json.loads(out.read_text())
+    queries = sorted(next(iter(results["per_query"].values()))[METRIC])
+    return {name: [values[METRIC][query] for query in queries] for name, values in results["per_query"].items()}
+
+
+def summary(runs: list[dict[str, Any]], values: dict[str, list[float]]) -> dict[str, Any]:
+    """Return means with intervals, each seed's difference to the base, and that of the seeds' mean."""
+    bm25, base, *tuned = values.values()
+    mean = [statistics.fmean(column) for column in zip(*tuned)]
+
+    def against(scores: list[float]) -> dict[str, Any]:
+        return {
+            "mean": list(bootstrap_interval(scores)),
+            "minus base": list(paired_interval(scores, base)),
+            "p": paired_randomisation(scores, base),
+        }
+
+    return {
+        "queries": len(base),
+        "bm25": list(bootstrap_interval(bm25)),
+        "base": list(bootstrap_interval(base)),
+        "mean of seeds": against(mean),
+        "seeds": {str(run["seed"]): against(scores) for run, scores in zip(runs, tuned)},
+        "cpu_minutes": round(statistics.median(run["cpu_seconds"] for run in runs) / 60, 1),
+        "minutes": round(statistics.median(run["seconds"] for run in runs) / 60, 1),
+        "peak": statistics.median(run["peak"] for run in runs),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="BEIR folder; only its documents are trained on")
+    parser.add_argument("--split", default="dev")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first_seed", type=int, default=42)
+    parser.add_argument("values", nargs="*", metavar="NAME=VALUE")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    runs = train(options)
+    result = {
+        "data": options.data.name, "split": options.split, "values": options.values,
+        "runs": [{key: value for key, value in run.items() if key != "folder"} for run in runs],
+        "summary": summary(runs, judge(options, runs)),
+    }  # fmt: skip
+    print(json.dumps(result["summary"], indent=2))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
