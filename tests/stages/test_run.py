@@ -156,6 +156,12 @@ def test_documents_alone(tmp_path: Path, begun: list[str], tiny_encoder: str) ->
     assert begun == ["generate", "mine", "train", "evaluate"]
     plan = run(RunOptions(recipe=[*given, "generated.seed=3"], dry_run=True)).data["plan"]
     assert "will change" in plan[1]["why"]
+    pool = tmp_path / "pool.jsonl"
+    pages = [{"id": path.name, "contents": path.read_text()} for path in sorted(documents.iterdir())]
+    pool.write_text("".join(json.dumps(page) + "\n" for page in pages))
+    given[1], given[-1] = f"documents={pool}", f"folder={tmp_path / 'out_of_a_pool'}"
+    run(RunOptions(recipe=[*given, "generated.min_length=100"], until="mined"))
+    assert begun[4:] == ["generate", "mine"]
 
 
 def test_an_interrupted_step_goes_on(data: dict[str, str], begun: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

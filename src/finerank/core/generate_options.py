@@ -115,6 +115,11 @@ class GenerateOptions(LlmOptions, EncoderOptions):
         metavar="DIR",
         semantic=False,
     )
+    write_pool: bool = option(
+        False,
+        "write the documents to corpus.jsonl in --output_dir too, a pool for mine and evaluate; for a folder of pages "
+        "that is always done",
+    )
     data_output: str | None = option(
         None, "file for all rows together as well, in the order in which they were made", metavar="FILE", semantic=False
     )

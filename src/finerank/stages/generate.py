@@ -155,7 +155,7 @@ def _judged_files(root: Path, split: str) -> list[Path]:
 def _places(options: GenerateOptions, task: Task) -> dict[str, str]:
     folder = Path(options.output_dir)
     names = dict(NAMES)
-    if not task.pages:
+    if not task.pages and not options.write_pool:
         del names[POOL]
     if not options.test_share:
         del names[TEST], names[SAMPLE]
