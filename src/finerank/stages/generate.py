@@ -312,7 +312,7 @@ def _outcome(options: GenerateOptions, task: Task, counts: dict[str, Any], outpu
     following = [
         f"finerank check {places[TRAIN]}" + (f" --test_data {places[TEST]}" if TEST in places else ""),
         f"finerank mine --model_name_or_path MODEL --input_file {places[TRAIN]} --candidate_pool {pool} --output_file "
-        f"{Path(options.output_dir) / 'mined.jsonl'} --max_positive_ratio 0.95 --keep_negatives",
+        f"{Path(options.output_dir) / 'mined.jsonl'} --max_positive_ratio 0.95 --keep_negatives --negative_number 2",
         f"finerank train embedder --model_name_or_path MODEL --train_data {Path(options.output_dir) / 'mined.jsonl'} "
         "--output_dir my-embedder",
     ] if places else []  # fmt: skip
