@@ -15,12 +15,12 @@ ALIASES: dict[str, dict[str, str]] = {
         "embedder_passage_max_len": "embedder_passage_max_length",
         "output": "output_file",
         "o": "output_file",
+        "m": "model_name_or_path",
+        "model_path": "model_name_or_path",
         "model_class": "reranker_model_class",
         "peft_path": "reranker_peft_path",
     },
     "train": {
-        "model_path": "model_name_or_path",
-        "m": "model_name_or_path",
         "finetune_model_dir": "output_dir",
         "data_path": "train_data",
         "lr": "learning_rate",
@@ -51,16 +51,12 @@ ALIASES: dict[str, dict[str, str]] = {
     },
     "merge": {
         "with": "merge_with",
-        "m": "model_name_or_path",
-        "model_path": "model_name_or_path",
     },
     "ablate": {
         "doc_ids": "doc_ids_file",
         "zero_shot_path": "reranker_path",
     },
     "evaluate": {
-        "m": "model_name_or_path",
-        "model_path": "model_name_or_path",
         "d": "data",
         "test_data": "data",
         "sd": "sub_data_name",
@@ -73,7 +69,6 @@ ALIASES: dict[str, dict[str, str]] = {
     },
     "rerank": {
         "model_dir": "model_name_or_path",
-        "model_path": "model_name_or_path",
         "data_path": "input_file",
         "max_len": "max_length",
     },
@@ -81,6 +76,8 @@ ALIASES: dict[str, dict[str, str]] = {
         "doc_ids": "doc_ids_file",
         "output": "summary",
         "model_name_or_path": "embedder",
+        "m": "embedder",
+        "model_path": "embedder",
         "embedder_name_or_path": "embedder",
         "corpus_path": "corpus",
         "num": "num_examples",
@@ -91,6 +88,8 @@ ALIASES: dict[str, dict[str, str]] = {
     },
     "score": {
         "model_name_or_path": "reranker_name_or_path",
+        "m": "reranker_name_or_path",
+        "model_path": "reranker_name_or_path",
         "embedder_name_or_path": "embedder_name_or_path",
         "batch_size": "reranker_batch_size",
         "max_length": "reranker_max_length",
