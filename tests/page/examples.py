@@ -88,7 +88,7 @@ def everything(found: Report) -> dict[str, Any]:
                      {"arm": "middling", "against": "bm25", "metric": "nDCG@10", **ends}],
         "depth": [{"arm": TUNED, "first_stage": "bm25", "metric": "nDCG@10", "first_stage_value": 0.39,
                    "curve": curve}],
-        "slices": [{"arm": TUNED, "against": "bm25", "metric": "nDCG@10", "parts": parts}],
+        "slices": [{"arm": arm, "against": "bm25", "metric": "nDCG@10", "parts": parts} for arm in (TUNED, "middling")],
         "calibration": [
             {"arm": TUNED, "pairs": 600, "relevant": 90, "bins": bins, "error": 0.041, "brier": 0.08,
              "threshold": {"score": -1.23, "probability": 0.226, "chosen_on": "judged", "queries": 60,

@@ -44,6 +44,15 @@ def texts(browser: Browser, selector: str) -> list[str]:
     return found
 
 
+def hidden_columns(browser: Browser, selector: str) -> list[int]:
+    """Return by how many points tables are wider than their boxes, of those that are."""
+    boxes = f"[...document.querySelectorAll({selector!r})].map((table) => table.parentElement)"
+    found: list[int] = browser.run(
+        f"{boxes}.map((box) => box.scrollWidth - box.clientWidth).filter((wide) => wide > 0)"
+    )
+    return found
+
+
 def test_every_page_is_quiet_and_fits(browser: Browser, pages: dict[str, Path]) -> None:
     assert set(pages) == {"evaluate", "hostile", "single", "train", "mine"}
     for page in pages.values():
@@ -53,6 +62,7 @@ def test_every_page_is_quiet_and_fits(browser: Browser, pages: dict[str, Path]) 
             # All that is folded is opened: it must fit, too.
             browser.run("[...document.querySelectorAll('details')].slice(0, 9).forEach((one) => { one.open = true; })")
             assert browser.overflow() <= 0, (page.name, width)
+            assert hidden_columns(browser, ".parts" if width < 600 else ".parts, .figures") == [], (page.name, width)
             assert browser.run("document.querySelector('h1').textContent.trim().length") > 3
             assert browser.run("window.broken") is None
             assert browser.errors == []

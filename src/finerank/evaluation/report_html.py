@@ -153,7 +153,7 @@ def _all_figures(report: Report, data: Mapping[str, Any]) -> str:
         rows.append(row)
     if len(report.metrics) <= MOST_CARDS and not cost:
         return folded("All figures as a table", table(heads, rows))
-    return table(heads, rows)
+    return table(heads, rows, "figures")
 
 
 def _overall(report: Report) -> str:

@@ -91,13 +91,13 @@ def _slice_card(found: Mapping[str, Any]) -> str:
             after = part["value"]["mean"]
             rows.append(
                 [
-                    f"{escape(part['name'])} <small>{part['queries']:,}</small>",
+                    f"{escape(part['name'])} <small>{part['queries']:,} queries</small>",
                     Cell(f"{part['baseline']['mean']:.3f} → {after:.3f}", after),
                     Cell(f'<div class="plot">{difference_bar(change, bound, told)}</div>', change[0]),
                     Cell(f'<span class="{told}">{change[0]:+.3f}</span> <small>{escape(p_text(p))}</small>', change[0]),
                 ]
             )
-        bodies.append(table([SLICE_NAMES.get(kind, kind), found["metric"], "", "change"], rows))
+        bodies.append(table([SLICE_NAMES.get(kind, kind), found["metric"], "", "change"], rows, "parts"))
     return card(f"{found['arm']} against {found['against']}", "".join(bodies))
 
 
