@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return found
 
 
-def result(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+def result(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     assert main(["evaluate", *words, "--json"]) == 0, capsys.readouterr().err
     return json.loads(capsys.readouterr().out)  # type: ignore[no-any-return]
 
@@ -95,6 +96,11 @@ def test_equal_file_names_are_told_apart(files: dict[str, Path], tmp_path: Path)
         (["--runs", "TWICE", "--data", "QRELS"], 1, "stands twice"),
         (["--runs", "PEER", "--data", "QRELS", "--depths", "200"], 2, "--top_k 200"),
         (["--runs", "gone.trec", "--data", "QRELS"], 1, "gone.trec"),
+        (["--runs", "PEER", "--data", "gone.txt"], 1, "gone.txt: no such file"),
+        (["--runs", "PEER", "--data", "ROWS"], 2, "or a qrels file, got rows"),
+        (["-m", "bm25", "--data", "gone", "--depths", "5"], 1, "gone: no such file or folder"),
+        (["-m", "bm25", "--data", "QRELS"], 2, "a qrels file holds no texts, and bm25 needs them"),
+        (["--runs", "PEER", "--data", "NONE"], 1, "no judged query has a relevant passage"),
     ],
 )
 def test_mistakes(
@@ -102,7 +108,8 @@ def test_mistakes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     texts = {
-        "STRANGE": "z 0 d1 1\n", "ROWS.jsonl": '{"query": "a", "pos": ["b"], "neg": ["c"]}\n', "TWICE": PEER + PEER
+        "STRANGE": "z 0 d1 1\n", "ROWS.jsonl": '{"query": "a", "pos": ["b"], "neg": ["c"]}\n', "TWICE": PEER + PEER,
+        "NONE": "q1 0 d1 0\n",
     }  # fmt: skip
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
@@ -110,6 +117,25 @@ def test_mistakes(
     places |= {"QRELS": str(files["qrels.dl.txt"]), "PEER": str(files["peer.v1.trec"])}
     assert main(["evaluate", *(places.get(word, word) for word in words)]) == code
     assert message in capsys.readouterr().err
+
+
+def test_queries_without_a_relevant_passage_are_told(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files["qrels.dl.txt"].write_text(QRELS + "q9 0 d1 0\n")
+    words = ["evaluate", "--runs", str(files["other.run"]), "--data", str(files["qrels.dl.txt"]), "--json"]
+    assert main(words) == 0
+    told = capsys.readouterr()
+    assert "1 of 4 judged queries have no relevant passage; they count 0" in told.err
+    assert "passages" not in told.err.split("queries")[0]
+    assert json.loads(told.out)["num_queries"] == 4
+
+
+def test_metrics_that_look_behind_the_end_of_the_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["-m", "bm25", "--data", str(judged(tmp_path / "beir")), "--top_k", "2", "--metrics"]
+    told = "Lists end at rank 2 (--top_k), so nDCG@3, Recall@10 cannot see further"
+    assert any(told in note for note in result([*words, "nDCG@3", "Recall@10", "MRR@2"], capsys)["notes"])
+    assert result([*words, "MRR@2", "MAP"], capsys)["notes"] == []
 
 
 def judged(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,12 +82,27 @@ def _judged(options: EvaluateOptions, models: list[Loaded], task: Task, how: Arm
         baseline=arms.resolve(options.baseline),
         comparisons=arms.comparisons,
         title=f"{judged.name}, {task.split}",
-        notes=arms.notes,
+        notes=[*arms.notes, *_short_lists(options, models)],
         facts=arms.facts,
         sample_queries=options.sample_queries,
         seed=options.seed,
     )
     return Judgement(report, arms, {"data": judged.name, "split": task.split})
+
+
+def _short_lists(options: EvaluateOptions, models: list[Loaded]) -> list[str]:
+    """Say it if metrics look further down than the lists that are searched here; runs are read whole."""
+    deeper = [
+        metric
+        for metric in judged_metrics(options)
+        if (found := re.search(r"@(\d+)$", metric)) and int(found[1]) > options.top_k
+    ]
+    if not deeper or all(model.kind == "run" for model in models):
+        return []
+    return [
+        f"Lists end at rank {options.top_k:,} (--top_k), so {', '.join(deeper)} cannot see further: relevant passages "
+        "behind it count as missed."
+    ]
 
 
 def _rows(options: EvaluateOptions, models: list[Loaded], task: Task, how: ArmOptions) -> Judgement:

@@ -10,7 +10,9 @@ from finerank.core.errors import UsageError, UserError
 from finerank.core.evaluate_options import EvaluateOptions
 from finerank.core.fusion_weight import parse_weight
 from finerank.core.records import Row
-from finerank.data.files import ROW_SUFFIXES, kind_of
+from finerank.data.console import warn
+from finerank.data.files import ROW_SUFFIXES, check_file, kind_of
+from finerank.data.hub import is_hub_name
 from finerank.data.judged import Judged, is_judged, query_types, read_judged
 from finerank.data.manifest import Input
 from finerank.data.sources import inputs_of, read_rows
@@ -68,7 +70,8 @@ def read_task(options: EvaluateOptions) -> Task:
     if folders:
         return _judged_task(options, also)
     runs = [*options.runs, *(path for path in options.first_stage if Path(path).is_file())]
-    if runs and kind_of(options.data[0]) not in ROW_SUFFIXES and Path(options.data[0]).is_file():
+    first = options.data[0]
+    if kind_of(first) not in ROW_SUFFIXES and Path(first).is_file() and (runs or _looks_like_qrels(first)):
         return _qrels_task(options, also)
     return _rows_task(options, also)
 
@@ -84,6 +87,7 @@ def _judged_task(options: EvaluateOptions, also: tuple[Judged, ...]) -> Task:
     _refuse(options, "a judged folder", strip_titles="rows", dev_data="rows")
     folder = options.data[0]
     judged = _limited(read_judged(folder, options.split, qrels_file=options.qrels), options)
+    _check_relevant(judged, options.qrels or folder)
     types = query_types(folder, options.split) if options.slices else {}
     split = options.split if options.qrels is None else Path(options.qrels).name
     chooses_weight = options.fusion != "none" and parse_weight(options.fusion_weight) is None
@@ -106,18 +110,38 @@ def _qrels_task(options: EvaluateOptions, also: tuple[Judged, ...]) -> Task:
     )  # fmt: skip
     qrels = read_qrels(options.data[0])
     ids = list(qrels)
-    judged = Judged([], [], ids, ids, qrels, Path(options.data[0]).stem)
-    return Task(_limited(judged, options), also=also, split="qrels")
+    judged = _limited(Judged([], [], ids, ids, qrels, Path(options.data[0]).stem), options)
+    _check_relevant(judged, options.data[0])
+    return Task(judged, also=also, split="qrels")
+
+
+def _looks_like_qrels(path: str) -> bool:
+    """Say whether a file begins as qrels do: three or four words, and no JSON."""
+    with open(path, "rb") as stream:
+        first = stream.readline()
+    return len(first.split()) in (3, 4) and not first.lstrip().startswith((b"{", b"["))
+
+
+def _check_relevant(judged: Judged, where: str) -> None:
+    """Say how many queries no ranking can do well on; refuse if that is all of them."""
+    without_any = sum(max(grades.values(), default=0) < 1 for grades in judged.qrels.values())
+    if without_any == len(judged.qrels):
+        raise UserError("no judged query has a relevant passage, one with grade 1 or more", where=where)
+    if without_any:
+        warn(f"{where}: {without_any:,} of {len(judged.qrels):,} judged queries have no relevant passage; they count 0")
 
 
 def _rows_task(options: EvaluateOptions, also: tuple[Judged, ...]) -> Task:
+    for path in options.data:
+        if not is_hub_name(path) and not Path(path).exists():
+            check_file(path)
     folder = "a judged folder"
     if options.dev_split is not None:
         raise UsageError(
             "--dev_split needs a judged folder, got rows",
             hint="--dev_data FILE" if options.calibration else "--fusion_weight 1.0",
         )
-    _refuse(options, "rows", depths=folder, qrels=folder, runs=folder)
+    _refuse(options, "rows", depths=folder, qrels=folder, runs=f"{folder} (corpus.jsonl, …) or a qrels file")
     if options.dev_data and not options.calibration:
         raise UsageError("--dev_data is what --calibration chooses a threshold on", hint="--calibration")
     rows = read_rows(options.data, sub_data_name=options.sub_data_name, split=options.split, limit=options.limit)

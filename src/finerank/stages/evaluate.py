@@ -156,11 +156,8 @@ def _fingerprints(options: EvaluateOptions, models: Sequence[Loaded]) -> dict[st
 def _banner(options: EvaluateOptions, models: Sequence[Loaded], task: Task) -> None:
     from finerank.data.console import banner
 
-    facts: dict[str, object] = {
-        "data": ", ".join(options.data),
-        "queries": len(task.queries),
-        "passages": task.passages,
-    }
+    facts: dict[str, object] = {"data": ", ".join(options.data), "queries": len(task.queries)}
+    facts |= {"passages": task.passages} if task.texts else {}
     for model in models:
         about = ", ".join(f"{key} {value}" for key, value in model.describe().items())
         facts[model.name] = f"{model.kind or 'lexical'}: {about}"
