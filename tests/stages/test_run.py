@@ -199,6 +199,11 @@ def test_mistakes_in_any_step_are_named_before_the_first_runs(data: dict[str, st
     assert "step checked" in str(caught.value)
     assert "step mined: --negative_number must be a whole number" in str(caught.value)
     assert begun == []
+    with pytest.raises(UsageError, match="tuned_embedder reads .*mined.jsonl, not made yet by step mined"):
+        run(RunOptions(recipe=words("domain_embedder", data, model="m"), start="tuned_embedder", dry_run=True))
+    with pytest.raises(UsageError) as caught:
+        run(RunOptions(recipe=words("domain_embedder", data, model="m", nosuch="1")))
+    assert str(caught.value.hint).count("folder") == 1
     for bad in ([], ["a.yaml", "b.yaml"], [str(recipe.parent / "missing.yaml")]):
         with pytest.raises(UsageError):
             run(RunOptions(recipe=bad))

@@ -165,7 +165,7 @@ def _check_given(recipe: Recipe, given: Mapping[str, str]) -> None:
     if missing:
         what = "; ".join(f"{name}: {recipe.needs[name]}" for name in missing)
         raise UsageError(f"the recipe needs {what}", hint=" ".join(f"{name}=…" for name in missing))
-    names = [*recipe.needs, *recipe.values, FOLDER]
+    names = list(dict.fromkeys([*recipe.needs, *recipe.values, FOLDER]))
     for name in given:
         step, dot, _ = name.partition(".")
         if (step not in recipe.steps) if dot else (name not in names):

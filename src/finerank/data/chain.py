@@ -25,13 +25,14 @@ from finerank.data.subprocesses import run_command
 RECORD = "run.json"
 
 
-def run_stage(title: str, words: Sequence[str], number: int, total: int) -> float:
-    """Run ``finerank`` with ``words`` under a title; return the seconds it took.
+def run_stage(title: str, words: Sequence[str], number: int, total: int, why: str = "") -> float:
+    """Run ``finerank`` with ``words`` under a title, and why; return the seconds it took.
 
     Raises:
         UserError: if it ends with an error; it has said which.
     """
-    say(f"\n── stage {number} of {total}: {title}\n$ finerank {shlex.join(words)}")
+    reason = f" ({why})" if why else ""
+    say(f"\n── stage {number} of {total}: {title}{reason}\n$ finerank {shlex.join(words)}")
     begun = time.monotonic()
     run_command([sys.executable, "-m", "finerank", *words], title)
     seconds = time.monotonic() - begun

@@ -52,6 +52,7 @@ def run(options: RunOptions) -> Outcome:
     recipe = _read(path)
     every = steps_of(recipe, given)
     steps = chosen(every, options.start, options.until)
+    _check_before(every, steps)
     _check(steps)
     record = Record(given.get(FOLDER) or str(recipe.values.get(FOLDER) or "."))
     if options.dry_run:
@@ -79,10 +80,26 @@ def _read(path: str) -> Recipe:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
+        hint = "a recipe is a YAML file, such as recipes/domain_embedder.yaml"
+        raise UsageError(f"{path}: {error.strerror or error}", hint=hint) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return recipe_of(content, path)
+
+
+def _check_before(every: Sequence[Step], steps: Sequence[Step]) -> None:
+    """Raise UsageError if a step reads what one before ``--from`` has not made yet."""
+    for before in every[: every.index(steps[0])]:
+        readers = [step.name for step in steps if _reads(step, before.output)]
+        if readers and not Path(before.output).exists():
+            raise UsageError(
+                f"--from {steps[0].name}: {readers[0]} reads {before.output}, not made yet by step {before.name}",
+                hint=f"--from {before.name}",
+            )
+
+
+def _reads(step: Step, output: str) -> bool:
+    return any(Path(output) in (Path(text), *Path(text).parents) for text in step.reads)
 
 
 def _check(steps: Sequence[Step]) -> None:
@@ -110,9 +127,7 @@ def _plan(steps: Sequence[Step], record: Record) -> Outcome:
     plan = []
     for step in steps:
         reason = record.state(step)[1]
-        behind = [
-            output for output in waiting if any(Path(output) in (Path(it), *Path(it).parents) for it in step.reads)
-        ]
+        behind = [output for output in waiting if _reads(step, output)]
         if behind:
             reason = reason or f"{', '.join(behind)} will change"
         if reason:
@@ -137,7 +152,7 @@ def _done(step: Step, number: int, total: int, record: Record) -> dict[str, Any]
     words = (*step.words, "--overwrite") if record.replaces_own(step) else step.words
     record.begin(step, key)
     begun = time.monotonic()
-    run_stage(f"{step.name} ({reason})", words, number, total)
+    run_stage(step.name, words, number, total, reason)
     seconds = time.monotonic() - begun
     record.finish(step, seconds)
     return told | {"state": f"took {clock(seconds)}", "seconds": round(seconds, 1)}
