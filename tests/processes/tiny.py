@@ -121,6 +121,7 @@ def train(
     sign: float = 1.0,
     texts_per_forward: int = 1000,
     cached: bool = False,
+    clip: str = "norm",
     **values: Any,
 ) -> tuple[Fit, TinyScorer]:
     """Train a tiny model; ``values`` are TrainingArguments; with ``sign=-1`` it is measured worse as it learns."""
@@ -161,6 +162,7 @@ def train(
         evaluator=margin if evaluate else None,
         patience=patience,
         cached=cached,
+        clip=clip,
         resume_from=distributed.from_first(lambda: choose_checkpoint(folder, None)) if resume else None,
     )
     return result, model

@@ -103,6 +103,7 @@ def test_train(line: Line, tiny_encoder: str, tiny_reranker: str, capsys: pytest
     if line in (TRAIN_002, TRAIN_002_FORM):
         assert "there is no CUDA device on this machine; training runs on the CPU" in said
         assert "no --eval_data: 30% of the queries are held out" in said
+        assert "clipped to a norm of 1; --clip value cuts each element to ±0.5" in said
         assert (options["metric_for_best_model"], options["lr_scheduler_type"]) == ("loss", "reduce_lr_on_plateau")
         assert manifest(folder)["counts"]["rows"] == 11
     if line is TRAIN_003:

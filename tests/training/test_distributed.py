@@ -19,6 +19,7 @@ CASES: dict[str, dict[str, Any]] = {
     "accumulated": {"family": TinyEncoder, "gradient_accumulation_steps": 2},
     "cached": {"family": TinyEncoder, "texts_per_forward": 4, "cached": True},
     "both": {"family": TinyScorer, "texts_per_forward": 5, "cached": True, "gradient_accumulation_steps": 2},
+    "clamped": {"family": TinyEncoder, "clip": "value", "max_grad_norm": 0.002},
     "evaluated": {"family": TinyScorer, "evaluate": True, "eval_steps": 1},
 }
 

@@ -154,20 +154,3 @@ def test_the_command_line_and_the_file_must_not_disagree(tmp_path: Path) -> None
     given = options(deepspeed=path, use_deepspeed=True)
     parallel.settle(given, {}, on_cpu=True)
     assert given.learning_rate == 1e-3
-
-
-def test_fsdp_is_refused_where_it_would_be_left_out_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path, {"transformer_layer_cls_to_wrap": ["BertLayer"]})
-    with pytest.raises(UserError, match="FSDP needs GPUs"):
-        parallel.settle(options(), {"fsdp_config": path}, on_cpu=True)
-    with pytest.raises(UserError, match="no such file"):
-        parallel.settle(options(), {"fsdp_config": f"{path}x"}, on_cpu=False)
-    with pytest.raises(UsageError, match="several processes"):
-        parallel.settle(options(), {"fsdp_config": path}, on_cpu=False)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    typed: dict[str, Any] = {"fsdp_config": path}
-    parallel.settle(options(), typed, on_cpu=False)
-    assert typed["fsdp"] is True
-    typed = {"fsdp": "False", "fsdp_config": path}
-    parallel.settle(options(), typed, on_cpu=True)
-    assert typed == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from finerank.core.options import option
 
@@ -15,6 +16,9 @@ HELD_OUT = 0.3
 PLATEAU = "reduce_lr_on_plateau"
 DEFAULT_FACTOR = 0.3
 DEFAULT_PATIENCE = 8
+NORM, VALUE = "norm", "value"
+CLAMP = 0.5
+"""Greatest size of a gradient's element with --clip value alone, as in seed 002's tool."""
 
 
 def sign_of(figure: str) -> int:
@@ -46,6 +50,11 @@ class WatchOptions:
     )
     plateau_stop: float = option(
         1e-3, "with --factor or --patience: stop when the learning rate is below this share of its start", ge=0, le=1
+    )
+    clip: Literal["norm", "value"] | None = option(
+        None,
+        "what --max_grad_norm bounds: norm, the length of all gradients together (1.0 where nothing is said; the "
+        "default), or value, each element of them by itself (0.5)",
     )
     strict: bool = option(
         False,

@@ -23,7 +23,7 @@ from finerank.core.train_options import (
     RerankerOptions,
     TrainOptions,
 )
-from finerank.core.watch_options import HIDDEN, LOSS, PLATEAU
+from finerank.core.watch_options import HIDDEN, LOSS, NORM, PLATEAU
 
 if TYPE_CHECKING:
     from finerank.core.records import Row
@@ -49,7 +49,7 @@ def run(options: TrainOptions, extras: Mapping[str, Sequence[str]] | None = None
     from finerank.data.training_rows import training_inputs, training_rows
     from finerank.evaluation.watched import held_out_rows, needs_first_stage
     from finerank.models.trainables import first_stage_of, trainable_of
-    from finerank.training import distributed, parallel, zero
+    from finerank.training import clipping, distributed, parallel, zero
     from finerank.training.arguments import join_processes, parse_extras
 
     typed, notes = parse_extras(extras or {}, list(declared(type(options))))
@@ -58,6 +58,7 @@ def run(options: TrainOptions, extras: Mapping[str, Sequence[str]] | None = None
     _check(options, typed)
     on_cpu = options.device == "cpu" or not _has_accelerator()
     parallel.settle(options, typed, on_cpu=on_cpu)
+    clipping.settle(options, typed)
     join_processes(typed, use_cpu=on_cpu)
     rows, held_out = held_out_rows(options, training_rows(options))
     models = {"base": trainable_of(options)}
@@ -194,6 +195,7 @@ def _train(
         tripwires=Tripwires(options.strict),
         keep_best=options.load_best_model_at_end,
         cached=options.max_tokens_per_forward is not None or options.sub_batch_size is not None,
+        clip=options.clip or NORM,
         save_steps=options.save_steps,
         resume_from=None if options.resume_from_checkpoint in (None, AUTOMATIC, "True", "true", "1")
         else options.resume_from_checkpoint,

@@ -19,9 +19,9 @@ from transformers import TrainingArguments
 from finerank.batching.groups import GroupMaker
 from finerank.core.errors import ProcessError, UserError
 from finerank.core.protocols import Trainable
-from finerank.core.watch_options import sign_of
+from finerank.core.watch_options import NORM, sign_of
 from finerank.data.console import say, warn
-from finerank.training import checkpoint, distributed
+from finerank.training import checkpoint, distributed, fully_sharded
 from finerank.training.callbacks import Bar, Journal, LastEvaluation, Patience, Reporter, Signals, out_of_patience
 from finerank.training.ledger import Ledger, Values
 from finerank.training.modules import load_weights
@@ -118,6 +118,7 @@ def fit(
     tripwires: Tripwires | None = None,
     keep_best: bool = True,
     cached: bool = False,
+    clip: str = NORM,
     autocast: torch.dtype | None = None,
     resume_from: Path | None = None,
     label: str = "training",
@@ -131,6 +132,7 @@ def fit(
         tripwires: told what must not be hidden.
         keep_best: put the best evaluated weights back at the end, rather than keep the last ones.
         cached: keep the activations of one micro-batch only (gradient caching).
+        clip: what ``args.max_grad_norm`` bounds: the norm of all gradients (``norm``) or each element (``value``).
         autocast: number format for evaluation, None for the weights' own.
         resume_from: a whole checkpoint.
 
@@ -146,7 +148,9 @@ def fit(
     journal = Journal(Path(args.output_dir))
     callbacks = [journal, bar, LastEvaluation(), Reporter(), Patience(metric, patience, sign), signals]
     callbacks += [PlateauWatch(plateau)] if plateau else []
-    trainer = GroupTrainer(trainable, args, groups, loss, evaluator, callbacks, autocast, keep_best, cached, tripwires)
+    trainer = GroupTrainer(
+        trainable, args, groups, loss, evaluator, callbacks, autocast, keep_best, cached, tripwires, clip
+    )
     start = time.monotonic()
     before = _resumed_state(resume_from)
     if before and _finished(before, total_steps(args, groups), metric, patience, plateau):
@@ -218,6 +222,7 @@ def _release(trainer: GroupTrainer) -> None:
     trainer.optimizer = trainer.lr_scheduler = None
     trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
     trainer.accelerator.free_memory()
+    fully_sharded.forget()
 
 
 def _keep_best(trainer: GroupTrainer) -> None:
@@ -228,7 +233,9 @@ def _keep_best(trainer: GroupTrainer) -> None:
     folder = Path(trainer.args.output_dir) / Path(best).name
     wrong = checkpoint.fault(folder) if folder.is_dir() else "it is missing"
     if wrong is None:
-        load_weights(trainer.trainable.module, folder)
+        # Where weights were spread, only the first process holds a whole module.
+        if not trainer.spread or distributed.rank() == 0:
+            load_weights(trainer.trainable.module, folder)
     else:
         warn(f"the best checkpoint {folder} cannot be used ({wrong}): the last weights are kept")
         trainer.state.best_global_step = None

@@ -15,6 +15,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from finerank.batching.groups import GroupMaker
 from finerank.core.protocols import Trainable
+from finerank.core.watch_options import NORM
 from finerank.data.console import banner, say, warn
 from finerank.models.load import resolve_dtype
 from finerank.training import zero
@@ -42,6 +43,7 @@ class Job:
         plateau: when the learning rate falls; then the model is measured after each epoch.
         tripwires: told what must not be hidden.
         cached: keep the activations of one micro-batch only (gradient caching).
+        clip: what --max_grad_norm bounds: ``norm`` or ``value``.
     """
 
     title: str
@@ -58,6 +60,7 @@ class Job:
     tripwires: Tripwires = field(default_factory=Tripwires)
     keep_best: bool = True
     cached: bool = False
+    clip: str = NORM
     save_steps: float | None = None
     resume_from: str | None = None
 
@@ -79,6 +82,7 @@ class Job:
             tripwires=self.tripwires,
             keep_best=self.keep_best,
             cached=self.cached,
+            clip=self.clip,
             autocast=None if dtype == torch.float32 else dtype,
             resume_from=from_first(lambda: choose_checkpoint(self.folder, self.resume_from)),
             label=self.title,

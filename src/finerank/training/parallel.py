@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
+import torch
+
 from finerank.core.errors import UsageError, UserError
+from finerank.core.options import TRUE_WORDS
 from finerank.core.train_options import TrainOptions
 from finerank.data.console import launched, say, warn
 from finerank.training import zero
 
 FALSE = ("", "False", "false", "0", "no")
+FSDP = "--fsdp_config"
 
 
 def settle(options: TrainOptions, typed: dict[str, Any], *, on_cpu: bool) -> None:
@@ -50,21 +53,34 @@ def _settle_fsdp(typed: dict[str, Any], *, on_cpu: bool) -> None:
     if str(typed.get("fsdp", "")) in FALSE and "fsdp" in typed:
         typed.pop("fsdp")
         typed.pop("fsdp_config", None)
-    config = typed.get("fsdp_config")
-    if config is None and "fsdp" not in typed:
+    if "fsdp_config" not in typed and "fsdp" not in typed:
         return
-    if isinstance(config, str) and not Path(config).is_file():
-        raise UserError(f"--fsdp_config {config}: there is no such file")
-    typed.setdefault("fsdp", True)
-    if on_cpu:
+    if str(typed.get("fsdp", True)).lower() in TRUE_WORDS:
+        typed["fsdp"] = True
+    typed["fsdp_config"] = config = _fsdp_config(typed.get("fsdp_config"))
+    if on_cpu and str(config.get("version", 2)) != "2":
+        raise UserError(f"FSDP on a CPU is version 2, and the file asks for version {config['version']}", where=FSDP)
+    if on_cpu and torch.accelerator.is_available():
         raise UserError(
-            "FSDP needs GPUs: on a CPU accelerate leaves it out without a word",
-            hint='ZeRO 3 spreads weights on a CPU too: --deepspeed FILE with {"zero_optimization": {"stage": 3}}',
+            "FSDP shards over this machine's GPUs, and the training is on its CPU", hint="leave --device cpu out"
         )
     if not launched():
         raise UsageError(
             "FSDP spreads a model over several processes", hint="torchrun --nproc_per_node N -m finerank …"
         )
+    # accelerate's own way to do it runs layers again with another dropout.
+    if str(config.pop("activation_checkpointing", False)) not in FALSE:
+        typed["gradient_checkpointing"] = True
+
+
+def _fsdp_config(given: Any) -> dict[str, Any]:
+    """Return the FSDP settings, without the ``fsdp_`` that their names may begin with.
+
+    Raises:
+        UserError: if there is no such file, or it is no JSON object.
+    """
+    content = zero.read_object(given, FSDP) if isinstance(given, str) else dict(given or {})
+    return {name.removeprefix("fsdp_"): value for name, value in content.items()}
 
 
 def _take(options: TrainOptions, typed: dict[str, Any], name: str, value: Any) -> None:

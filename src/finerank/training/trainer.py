@@ -20,8 +20,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from finerank.batching.groups import GroupMaker
 from finerank.core.errors import UsageError, UserError
 from finerank.core.protocols import Trainable
-from finerank.core.watch_options import HIDDEN
-from finerank.training import checkpoint, distributed, modules
+from finerank.core.watch_options import HIDDEN, NORM
+from finerank.training import checkpoint, clipping, distributed, fully_sharded, modules
 from finerank.training.callbacks import NamedRandomness
 from finerank.training.dataset import COUNTS_KEY, Collator, EpochBatches, GroupDataset
 from finerank.training.gradient_cache import cached_step
@@ -52,6 +52,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         keep_best: whether a new best evaluation makes a checkpoint.
         cached: whether a step of several micro-batches keeps the activations of one only (gradient caching).
         tripwires: told when the model comes to say the same of everything.
+        clip: what ``args.max_grad_norm`` bounds: ``norm`` or ``value``.
     """
 
     # The loss is already divided by the rows of the whole step (two spellings, of two releases of transformers).
@@ -70,10 +71,12 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         keep_best: bool = True,
         cached: bool = False,
         tripwires: Tripwires | None = None,
+        clip: str = NORM,
     ) -> None:
         self.trainable = trainable
         self.keep_best = keep_best
         self.cached = cached
+        self.clip = clip
         self.ledger = Ledger()
         self.batches = epoch_batches(groups, args)
         self.loss = loss
@@ -88,6 +91,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             first = trainable.collate([groups.group(0, 0)])
             modules.set_aside_unused(model, first["micro"], args.device)
         modules.checkpoint_activations(model, args)
+        fully_sharded.complete(args, model, autocast)
         super().__init__(
             model=model,
             args=args,
@@ -100,6 +104,11 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = True
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Create the accelerator, and have it shard where that is asked for."""
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled = fully_sharded.enter(self.accelerator, self.args)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of this process's batches; accelerate need not share them out."""
@@ -199,6 +208,9 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             unsynchronised=lambda: self._unsynchronised(model),
         )
 
+    def _clip_grad_norm(self, model: Any) -> Any:
+        return clipping.clip(self.accelerator, model.parameters(), self.args.max_grad_norm, self.clip)
+
     @contextmanager
     def _unsynchronised(self, model: Any) -> Iterator[None]:
         """Add gradients up without sharing them, or, with DeepSpeed, without taking an optimizer step."""
@@ -290,6 +302,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
         if not self.args.should_save:
             return
+        fully_sharded.drop_second_copy(staging)
         if self.state.best_global_step:
             self.state.best_model_checkpoint = str(folder / f"checkpoint-{self.state.best_global_step}")
         self.state.save_to_json(str(staging / STATE))

@@ -56,15 +56,24 @@ def read(path: str) -> dict[str, Any]:
     Raises:
         UserError: if there is none, or it is no JSON object.
     """
+    return read_object(path, "--deepspeed")
+
+
+def read_object(path: str, flag: str) -> dict[str, Any]:
+    """Return the JSON object in a file that ``flag`` names.
+
+    Raises:
+        UserError: if there is none, or it is no JSON object.
+    """
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"--deepspeed {path}: there is no such file")
+        raise UserError(f"{flag} {path}: there is no such file")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"--deepspeed {path} is not JSON: {error}") from None
+        raise UserError(f"{flag} {path} is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"--deepspeed {path} must hold a JSON object, not a {type(content).__name__}")
+        raise UserError(f"{flag} {path} must hold a JSON object, not a {type(content).__name__}")
     return content
 
 
