@@ -160,10 +160,14 @@ def test_equal_runs_give_equal_bytes_and_a_done_one_is_shown_again(
     assert len(manifest["seconds_per_arm"]) == 1
 
 
-def test_rows_without_negatives(tiny_reranker: str, tmp_path: Path) -> None:
+def test_rows_without_negatives(tiny_reranker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"query": text[:9], "pos": [text]}) + "\n" for text in PASSAGES))
     data = evaluated(tmp_path / "out.json", "-m", tiny_reranker, "-d", str(path))
     assert data["metrics"]["hit@1"] == 1.0
     assert "pair_accuracy" not in data["metrics"]
     assert (data["mean_neg_score"], data["margin"]) == (None, None)
+    told = f"{len(PASSAGES)} of {len(PASSAGES)} rows have no negative, so every order of their passages is right"
+    assert f"warning: {told}" in capsys.readouterr().err
+    data = evaluated(tmp_path / "two.json", "-m", tiny_reranker, "bm25", "-d", str(path))
+    assert any(note.startswith(told) for note in data["notes"])

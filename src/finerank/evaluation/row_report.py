@@ -102,6 +102,9 @@ class Tested:
 def judge_rows(models: Sequence[Loaded], row_set: RowSet, options: ArmOptions, task: RowTask) -> Tested:
     """Test models on rows, and say aloud how they stand to BM25."""
     found = _tested(models, row_set, options, task)
+    for told in _nothing_to_order(row_set):
+        warn(told)
+        found.report.notes.append(f"{told}.")
     _speak(found)
     if not task.titles:
         return found
@@ -117,6 +120,17 @@ def judge_rows(models: Sequence[Loaded], row_set: RowSet, options: ArmOptions, t
     )
     found.report.notes.append(f"{share}. {stripped.report.headline_metric} without it: {fallen}.")
     return Tested(found.report, found.arms, found.beside, found.verdicts, row_set, stripped, found.runs)
+
+
+def _nothing_to_order(row_set: RowSet) -> list[str]:
+    """Say how many rows every model does best on, because all of their passages are positives."""
+    count = sum(len(grades) == len(ids) for grades, ids in zip(row_set.qrels.values(), row_set.ids))
+    if not count:
+        return []
+    return [
+        f"{count:,} of {len(row_set.ids):,} rows have no negative, so every order of their passages is right and every "
+        "model gets 1 there: give them negatives (finerank mine), or judge on a folder with corpus.jsonl"
+    ]
 
 
 def without_titles(row_set: RowSet) -> tuple[RowSet, int]:
