@@ -161,7 +161,7 @@ def _overall(report: Report) -> str:
     if not names:
         return ""
     rows = [[name(arm.name), *(_mean(arm.overall[each]) for each in names)] for arm in report.arms]
-    return table(["over all pairs", *names], rows)
+    return table(["over all pairs", *names], rows, "figures")
 
 
 def _beside(data: Mapping[str, Any]) -> str:
@@ -171,7 +171,7 @@ def _beside(data: Mapping[str, Any]) -> str:
         return ""
     metrics = list(next(iter(found.values()))["metrics"])
     rows = [[name(each), *(_mean_of(arm["metrics"][metric]) for metric in metrics)] for each, arm in found.items()]
-    return table(["beside", *metrics], rows)
+    return table(["beside", *metrics], rows, "figures")
 
 
 def _tests(report: Report, data: Mapping[str, Any]) -> Section:

@@ -169,7 +169,7 @@ def _further(found: Mapping[str, Any]) -> str:
         for arm in found["arms"]
     ]
     about = f"{found['title']}: {found['num_queries']:,} queries"
-    return f'<h3 class="also">{escape(about)}</h3>{said}{table(["arm", *metrics], rows)}'
+    return f'<h3 class="also">{escape(about)}</h3>{said}{table(["arm", *metrics], rows, "figures")}'
 
 
 def _alarm(told: str) -> str:
