@@ -82,7 +82,7 @@ def _attempt(words: list[str], *, debug: bool) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         if _is_first():
-            print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+            print("interrupted; the same command goes on from what has landed", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as left:
         _let_the_first_speak()

@@ -175,6 +175,8 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _short(value: Any) -> str:
+    if value is None or value == []:
+        return "none"
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 40 else text[:39] + "…"
 
