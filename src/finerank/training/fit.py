@@ -155,11 +155,7 @@ def fit(
     before = _resumed_state(resume_from)
     if before and _finished(before, total_steps(args, groups), metric, patience, plateau):
         assert resume_from is not None
-        load_weights(trainable.module, resume_from)
-        trainer.state = trainer.state.load_from_json(str(resume_from / STATE))
-        trainer.ledger = Ledger.load(resume_from)
-        if distributed.rank() == 0:
-            journal.write(trainer.state.log_history)
+        _take_back(trainer, resume_from, journal)
     else:
         _train(trainer, resume_from, signals, bar)
     seconds = time.monotonic() - start
@@ -170,6 +166,15 @@ def fit(
         _keep_best(trainer)
     rate = trainer.rows_seen / max(seconds - trainer.evaluation_seconds, 1e-9)
     return _report(trainer, seconds, rate, keep_best)
+
+
+def _take_back(trainer: GroupTrainer, finished: Path, journal: Journal) -> None:
+    """Take weights, state and journal of a run that its last checkpoint has seen to the end."""
+    load_weights(trainer.trainable.module, finished)
+    trainer.state = trainer.state.load_from_json(str(finished / STATE))
+    trainer.ledger = Ledger.load(finished)
+    if distributed.rank() == 0:
+        journal.write(trainer.state.log_history)
 
 
 def _train(trainer: GroupTrainer, resume_from: Path | None, signals: Signals, bar: Bar) -> None:
