@@ -54,7 +54,7 @@ def same_weights(one: Path, other: Path, tolerance: float = 1e-4) -> None:
     left, right = (load_file(folder / "model.safetensors") for folder in (one, other))
     assert left.keys() == right.keys()
     for name, tensor in left.items():
-        assert torch.allclose(tensor, right[name], atol=tolerance), name
+        assert torch.allclose(tensor, right[name], atol=tolerance), (str(other), name)
 
 
 def figures(folder: Path) -> list[dict[str, float]]:

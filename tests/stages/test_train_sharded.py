@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import several
-import torch
 import train_process
-from safetensors.torch import load_file
 
 from finerank.training import checkpoint
+from tests.stages.test_train_several import given, same_weights
 
 NOUNS = ["cat", "code", "dog", "file", "find", "fish", "list", "name", "path", "string", "text"]
 LAYERS = {"fsdp": ["True"], "optim": ["sgd"]}
@@ -33,24 +32,6 @@ def rows_file(tmp_path: Path) -> str:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
-
-
-def given(kind: str, model: str, rows: str, folder: Path, **values: Any) -> tuple[str, dict[str, Any]]:
-    defaults: dict[str, Any] = {
-        "model_name_or_path": model, "train_data": [rows], "output_dir": str(folder), "train_group_size": 3,
-        "per_device_train_batch_size": 3, "device": "cpu", "dtype": "float32", "learning_rate": 0.05,
-        "logging_steps": 1, "dropout": 0.0, "warmup_ratio": 0.0, "weight_decay": 0.0, "lr_scheduler_type": "constant",
-        "extras": dict(LAYERS),
-    }  # fmt: skip
-    across = {"negatives_cross_device": True} if kind == "EmbedderOptions" else {}
-    return kind, defaults | across | values
-
-
-def same_weights(one: Path, other: Path, tolerance: float = 1e-4, name: str = "model.safetensors") -> None:
-    left, right = (load_file(folder / name) for folder in (one, other))
-    assert left.keys() == right.keys()
-    for key, tensor in left.items():
-        assert torch.allclose(tensor, right[key], atol=tolerance), (str(other), key)
 
 
 @pytest.mark.slow

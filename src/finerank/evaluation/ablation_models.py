@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finerank.batching.prompts import format_prompt
 from finerank.core.ablate_options import FINE_TUNED, ZERO_SHOT, AblateOptions
 from finerank.core.errors import UserError
 from finerank.core.protocols import Scorer
@@ -76,22 +75,7 @@ def scorer_of(options: AblateOptions, path: str) -> Scorer:
 
 def encoder_of(options: AblateOptions, path: str | None) -> Any:
     """Load an embedder; None for words."""
+    from finerank.models.encoder_arguments import encoder_arguments
     from finerank.models.load import load_encoder
 
-    if path is None:
-        return None
-    instruction = options.query_instruction_for_retrieval
-    return load_encoder(
-        path,
-        device=options.device,
-        dtype=options.dtype,
-        query_prompt=None
-        if instruction is None
-        else format_prompt(instruction, options.query_instruction_format_for_retrieval),
-        pooling=options.pooling_method,
-        normalize=options.normalize_embeddings,
-        query_max_len=options.embedder_query_max_length,
-        passage_max_len=options.embedder_passage_max_length,
-        cache_dir=options.cache_dir,
-        trust_remote_code=options.trust_remote_code,
-    )
+    return None if path is None else load_encoder(path, device=options.device, **encoder_arguments(options))

@@ -139,32 +139,17 @@ def _recipe(options: EmbedOptions) -> EncoderRecipe:
     """Return how the embedder is opened; None leaves a setting to the model's own configuration."""
     from finerank.batching.prompts import format_prompt
     from finerank.data.console import say
+    from finerank.models.encoder_arguments import encoder_arguments
     from finerank.models.recipes import EncoderRecipe
 
     other = "passage" if options.side == "query" else "query"
     if getattr(options, f"{other}_instruction_for_retrieval") is not None:
         say(f"note: --{other}_instruction_for_retrieval has no effect with --side {options.side}")
-    instructions = {
-        "query": (options.query_instruction_for_retrieval, options.query_instruction_format_for_retrieval),
-        "passage": (options.passage_instruction_for_retrieval, options.passage_instruction_format_for_retrieval),
-    }
-    prompts = {
-        f"{side}_prompt": None if instruction is None else format_prompt(instruction, template)
-        for side, (instruction, template) in instructions.items()
-    }
+    instruction = options.passage_instruction_for_retrieval
+    template = options.passage_instruction_format_for_retrieval
+    prompt = None if instruction is None else format_prompt(instruction, template)
     return EncoderRecipe(
-        options.model_name_or_path,
-        options.side,
-        {
-            **prompts,
-            "dtype": options.dtype,
-            "pooling": options.pooling_method,
-            "normalize": options.normalize_embeddings,
-            "query_max_len": options.embedder_query_max_length,
-            "passage_max_len": options.embedder_passage_max_length,
-            "cache_dir": options.cache_dir,
-            "trust_remote_code": options.trust_remote_code,
-        },
+        options.model_name_or_path, options.side, encoder_arguments(options) | {"passage_prompt": prompt}
     )
 
 

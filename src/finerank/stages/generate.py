@@ -260,27 +260,13 @@ def _write(
 
 
 def _encoder(options: GenerateOptions) -> BiEncoder | None:
-    """Load the embedder, if there is one; None leaves a setting to the model's own configuration."""
+    """Load the embedder, if there is one."""
     if options.embedder is None:
         return None
-    from finerank.batching.prompts import format_prompt
+    from finerank.models.encoder_arguments import encoder_arguments
     from finerank.models.load import load_encoder
 
-    instruction = options.query_instruction_for_retrieval
-    return load_encoder(
-        options.embedder,
-        device=options.device,
-        dtype=options.dtype,
-        query_prompt=None
-        if instruction is None
-        else format_prompt(instruction, options.query_instruction_format_for_retrieval),
-        pooling=options.pooling_method,
-        normalize=options.normalize_embeddings,
-        query_max_len=options.embedder_query_max_length,
-        passage_max_len=options.embedder_passage_max_length,
-        cache_dir=options.cache_dir,
-        trust_remote_code=options.trust_remote_code,
-    )
+    return load_encoder(options.embedder, device=options.device, **encoder_arguments(options))
 
 
 def _banner(options: GenerateOptions, task: Task) -> None:
