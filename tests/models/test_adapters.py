@@ -131,7 +131,7 @@ def test_the_head_is_saved_whole_and_a_folder_without_it_is_refused(tiny_encoder
     model = tuned(RerankerOptions, tiny_encoder)
     model.save(tmp_path / "adapter")
     stored = load_file(tmp_path / "adapter" / ADAPTER)
-    own = model.model[0].model.state_dict()
+    own = model.transformer.state_dict()
     for module, weight in (("classifier", "weight"), ("classifier", "bias"), ("bert.pooler", "dense.weight")):
         expected = own[f"{module}.modules_to_save.default.{weight}"]
         assert torch.equal(stored[f"base_model.model.{module}.{weight}"], expected)

@@ -221,15 +221,15 @@ def test_training_attention_equals_sdpa_with_gradients() -> None:
 
 def test_dropout_settings(tiny_reranker: str) -> None:
     scorer = trainable_scorer(tiny_reranker, device="cpu", dropout=0.3)
-    layer = scorer.model[0].model.bert.encoder.layer[0]
+    layer = scorer.transformer.bert.encoder.layer[0]
     assert (layer.attention.self.dropout.p, layer.attention.output.dropout.p, layer.output.dropout.p) == (0.0, 0.3, 0.3)
-    unchanged = trainable_scorer(tiny_reranker, device="cpu").model[0].model.bert.encoder.layer[0]
+    unchanged = trainable_scorer(tiny_reranker, device="cpu").transformer.bert.encoder.layer[0]
     assert (unchanged.attention.self.dropout.p, unchanged.output.dropout.p) == (0.0, 0.1)
 
 
 def test_new_head_is_seeded_and_refused_for_inference(tiny_encoder: str) -> None:
     heads = [
-        trainable_scorer(tiny_encoder, device="cpu", seed=seed).model[0].model.classifier.weight for seed in (1, 1, 2)
+        trainable_scorer(tiny_encoder, device="cpu", seed=seed).transformer.classifier.weight for seed in (1, 1, 2)
     ]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
@@ -262,7 +262,7 @@ def test_fingerprint_follows_what_decides_a_vector(tiny_encoder: str) -> None:
 def test_bfloat16_keeps_the_head_and_the_pooling_in_float32(tiny_encoder: str, tiny_reranker: str) -> None:
     scorer = load_scorer(tiny_reranker, dtype="bfloat16")
     assert scorer.dtype == torch.bfloat16
-    assert scorer.model[0].model.classifier.weight.dtype == torch.float32
+    assert scorer.transformer.classifier.weight.dtype == torch.float32
     exact = load_scorer(tiny_reranker, dtype="float32").score(PAIRS)
     assert np.abs(scorer.score(PAIRS) - exact).max() < 0.2
     vectors = load_encoder(tiny_encoder, dtype="bfloat16").encode(TEXTS, "query")

@@ -24,7 +24,7 @@ from finerank.core.adapter_options import AdapterOptions
 from finerank.core.errors import UserError
 from finerank.core.seeding import stream_seed
 from finerank.data.console import say, warn
-from finerank.models.load import save_model
+from finerank.models.load import save_model, unbounded
 from finerank.models.model_files import ADAPTER_CONFIG, base_of, quiet, read_json
 
 PREFIX = "base_model.model."
@@ -105,6 +105,7 @@ def save_plain(transformer: Any, tokenizer: Any, folder: Path, *, merging: bool)
     """Write a transformers model with its tokenizer; one with adapters writes these alone, or the merged model."""
     if merging and adapted(transformer):
         merge(transformer)
+    unbounded(tokenizer)
     with quiet():
         transformer.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))

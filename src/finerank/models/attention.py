@@ -41,8 +41,8 @@ AttentionMaskInterface.register(NAME, eager_mask)
 
 
 def prepare_for_training(model: Any, device: torch.device, dropout: float | None) -> None:
-    """Switch a sentence-transformers model to training attention and set its dropout."""
-    use_training_attention(model[0].model, device)
+    """Switch a transformers model to training attention and set its dropout."""
+    use_training_attention(model, device)
     set_dropout(model, dropout)
 
 

@@ -252,7 +252,7 @@ class BiEncoder:
 
     def prepare_for_training(self, dropout: float | None) -> None:
         """Switch to training attention and set dropout (``attention.prepare_for_training``)."""
-        attention.prepare_for_training(self.model, self.device, dropout)
+        attention.prepare_for_training(self.transformer, self.device, dropout)
 
     def save(self, folder: Path) -> None:
         """Write a folder that sentence-transformers loads unchanged, prompts and lengths included.

@@ -13,17 +13,16 @@ from typing import Any
 
 from finerank.batching.chat_layout import INSTRUCTION, ChatLayout, ChatText, chat_text
 from finerank.core.errors import UserError
+from finerank.models import st_files
 from finerank.models.model_files import ST_CONFIG, model_file, read_json
+from finerank.models.st_files import METHOD, MODULES, TRANSFORMER_CONFIG
 
 ANSWERS = ("yes", "no")
-MODULES = "modules.json"
-TRANSFORMER_CONFIG = "sentence_bert_config.json"
 SCORE, LANGUAGE_MODEL = "LogitScore", "Transformer"
 SCORE_FOLDER = "1_LogitScore"
-_METHOD = {"method": "forward", "method_output_name": "logits"}
 AS_TEXT_GENERATOR: dict[str, Any] = {
     "transformer_task": "text-generation",
-    "modality_config": {"text": _METHOD, "message": {**_METHOD, "format": "flat"}},
+    "modality_config": {"text": METHOD, "message": {**METHOD, "format": "flat"}},
     "module_output_name": "causal_logits",
 }
 """How sentence-transformers runs a language model whose chat template takes plain texts."""
@@ -88,7 +87,6 @@ def save(
     Args:
         transformer: ``transformer_config`` of the model that was loaded.
     """
-    from sentence_transformers import __version__ as version
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.cross_encoder.modules import LogitScore
 
@@ -99,11 +97,6 @@ def save(
     tokenizer.model_max_length = max_len
     tokenizer.save_pretrained(str(folder))
     tokenizer.chat_template, tokenizer.model_max_length = template, length
-    kinds = (("", Transformer), (SCORE_FOLDER, LogitScore))
-    modules = [
-        {"idx": place, "name": str(place), "path": path, "type": f"{kind.__module__}.{kind.__name__}"}
-        for place, (path, kind) in enumerate(kinds)
-    ]
     if "max_length" in _processing(transformer, "text"):
         kwargs = transformer["processing_kwargs"]
         transformer = {
@@ -112,17 +105,13 @@ def save(
         }
     true_id, false_id = [*answers, None][:2]
     prompts = {} if layout.prompt is None or layout.instructed is None else {"default": layout.prompt}
-    described = {
-        "__version__": {"sentence_transformers": version}, "activation_fn": "torch.nn.modules.activation.Sigmoid",
-        "default_prompt_name": "default" if prompts else None, "model_type": "CrossEncoder", "prompts": prompts,
-    }  # fmt: skip
     score = {"true_token_id": true_id, "false_token_id": false_id, "module_input_name": "causal_logits"}
     (folder / SCORE_FOLDER).mkdir(exist_ok=True)
-    for path, content in (
-        (MODULES, modules), (TRANSFORMER_CONFIG, transformer or AS_TEXT_GENERATOR), (ST_CONFIG, described),
-        (f"{SCORE_FOLDER}/config.json", score),
-    ):  # fmt: skip
-        (folder / path).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / SCORE_FOLDER / "config.json").write_text(json.dumps(score, indent=2) + "\n", encoding="utf-8")
+    st_files.write(
+        folder, [("", Transformer), (SCORE_FOLDER, LogitScore)], transformer or AS_TEXT_GENERATOR,
+        {"default_prompt_name": "default" if prompts else None, "prompts": prompts},
+    )  # fmt: skip
 
 
 def _modules(name: str, cache_dir: str | None) -> dict[str, str]:

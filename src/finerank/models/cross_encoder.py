@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sentence_transformers import CrossEncoder as StCrossEncoder
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from finerank.batching.prompts import Tokenizer
 from finerank.core.errors import UserError
 from finerank.core.protocols import Pair, Progress
 from finerank.core.records import Group
 from finerank.core.seeding import DEFAULT_SEED, stream_seed
-from finerank.models import adapters, attention, engine, pairwise
+from finerank.models import adapters, attention, engine, pairwise, st_files
 from finerank.models.families import SCORING_HEADS, family_of
 from finerank.models.load import bounded_length, facts, load_quietly, weights_digest
-from finerank.models.model_files import FINERANK_JSON, base_of, read_json, stored_settings
+from finerank.models.model_files import FINERANK_JSON, ST_CONFIG, base_of, read_json, stored_settings
 
 DEFAULT_MAX_LEN = 512
 TRAINING_TOKENS = 4096
@@ -35,13 +35,13 @@ UNCUT = 1_000_000
 class ScoringModule(torch.nn.Module):
     """A sequence-classification model with one label; ``forward`` runs micro-batches of a step."""
 
-    def __init__(self, model: StCrossEncoder) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def logits(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return float32 logits [n] of a padded batch."""
-        logits: torch.Tensor = self.model[0].model(**features).logits
+        logits: torch.Tensor = self.model(**features).logits
         return logits.float().squeeze(-1)
 
     def forward(self, micro: list[dict[str, torch.Tensor]]) -> torch.Tensor:
@@ -56,7 +56,7 @@ class CrossEncoder:
     """What peft calls it."""
 
     def __init__(
-        self, model: StCrossEncoder, name: str, device: torch.device, max_len: int,
+        self, transformer: Any, tokenizer: Any, name: str, device: torch.device, max_len: int,
         query_max_len: int | None = None, passage_max_len: int | None = None, query_prefix: str = "",
         passage_prefix: str = "",
     ) -> None:  # fmt: skip
@@ -68,9 +68,11 @@ class CrossEncoder:
         self.query_prefix, self.passage_prefix = query_prefix, passage_prefix
         self.tokens_per_forward = TRAINING_TOKENS
         self.texts_per_forward: int | None = None
-        self.module = ScoringModule(model)
-        self.tokenizer = Tokenizer(model.tokenizer, with_types="token_type_ids" in model.tokenizer.model_input_names)
+        self.module = ScoringModule(transformer)
+        self.hf_tokenizer = tokenizer
+        self.tokenizer = Tokenizer(tokenizer, with_types="token_type_ids" in tokenizer.model_input_names)
         self.merge_adapter = False
+        self.described: dict[str, Any] = {}
         self._fingerprint = ""
 
     @classmethod
@@ -99,53 +101,46 @@ class CrossEncoder:
             )
         with torch.random.fork_rng(devices=[]), adapters.opening(name, cache_dir):
             torch.manual_seed(stream_seed(seed, "head"))
-            model = load_quietly(
-                source,
-                lambda: StCrossEncoder(
-                    source, device=str(device), cache_folder=cache_dir, trust_remote_code=trust_remote_code,
-                    model_kwargs={"dtype": torch.float32}, num_labels=1 if _headless(source, cache_dir) else None,
-                ),
-            )  # fmt: skip
+            transformer, tokenizer = load_quietly(
+                source, lambda: _opened(source, cache_dir, trust_remote_code, _headless(source, cache_dir))
+            )
+        transformer.to(device)
         for folder in [*([name] if source != name else []), *([peft_path] if peft_path else [])]:
-            adapters.merge_folder(model[0].model, folder, cache_dir)
+            adapters.merge_folder(transformer, folder, cache_dir)
             new_head = new_head or adapters.holds_head(folder, cache_dir)
-        _check_head(source, model, new_head, cache_dir)
-        transformer = model[0].model
+        _check_head(source, transformer, new_head, cache_dir)
         asked = max_len or (query_max_len + passage_max_len + 3 if query_max_len and passage_max_len else None)
         stored = stored_settings([*([peft_path] if peft_path else []), name, source], cache_dir)
-        own = stored.get("max_len") or min(DEFAULT_MAX_LEN, model.tokenizer.model_max_length)
+        own = stored.get("max_len") or min(DEFAULT_MAX_LEN, tokenizer.model_max_length)
         length = bounded_length(asked, own, transformer.config, "max length")
         if asked is None and query_max_len is None and passage_max_len is None:
             query_max_len, passage_max_len = stored.get("query_max_len"), stored.get("passage_max_len")
         _half_backbone(transformer, dtype)
-        model.eval()
+        transformer.eval()
         before = (
             stored.get(side, "") if given is None else given
             for side, given in (("query_prefix", query_prefix), ("passage_prefix", passage_prefix))
         )
-        return cls(model, name, device, length, query_max_len, passage_max_len, *before)
-
-    @property
-    def model(self) -> StCrossEncoder:
-        """The sentence-transformers model that is loaded, trained and saved."""
-        return self.module.model
+        model = cls(transformer, tokenizer, name, device, length, query_max_len, passage_max_len, *before)
+        model.described = read_json(source, ST_CONFIG, cache_dir)
+        return model
 
     @property
     def transformer(self) -> Any:
-        """The transformers model inside."""
-        return self.model[0].model
+        """The transformers model that is loaded, trained and saved."""
+        return self.module.model
 
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the transformer's weights (its head is float32)."""
-        dtype: torch.dtype = next(self.model[0].model.parameters()).dtype
+        dtype: torch.dtype = next(self.transformer.parameters()).dtype
         return dtype
 
     def fingerprint(self) -> str:
         """Digest of all that decides a score."""
         if not self._fingerprint:
             recipe = json.dumps([self.settings(), self.device.type])
-            self._fingerprint = weights_digest(self.module, self.model[0].model.config, recipe, self.tokenizer.state)
+            self._fingerprint = weights_digest(self.module, self.transformer.config, recipe, self.tokenizer.state)
         return self._fingerprint
 
     def score(self, pairs: Sequence[Pair], progress: Progress | None = None) -> NDArray[np.float32]:
@@ -188,15 +183,16 @@ class CrossEncoder:
 
     def prepare_for_training(self, dropout: float | None) -> None:
         """Switch to training attention and set dropout (``attention.prepare_for_training``)."""
-        attention.prepare_for_training(self.model, self.device, dropout)
+        attention.prepare_for_training(self.transformer, self.device, dropout)
 
     def save(self, folder: Path) -> None:
         """Write a folder that sentence-transformers and AutoModelForSequenceClassification load unchanged.
 
         A model with an adapter writes the adapter alone, or with ``merge_adapter`` the merged model.
         """
-        self.model.tokenizer.model_max_length = self.max_len
-        adapters.save(self.model, folder, merging=self.merge_adapter)
+        self.hf_tokenizer.model_max_length = self.max_len
+        adapters.save_plain(self.transformer, self.hf_tokenizer, folder, merging=self.merge_adapter)
+        st_files.write_classifier(folder, self.described)
         (folder / FINERANK_JSON).write_text(json.dumps(self.settings(), ensure_ascii=False) + "\n", encoding="utf-8")
 
     def settings(self) -> dict[str, Any]:
@@ -213,7 +209,7 @@ class CrossEncoder:
         sides = [f"query {self.query_max_len}" if self.query_max_len else "",
                  f"passage {self.passage_max_len}" if self.passage_max_len else ""]  # fmt: skip
         lengths = ", ".join(filter(None, [f"pair {self.max_len}", *sides])) + " tokens"
-        return facts(self.name, self.model, self.device, self.dtype) | {"lengths": lengths}
+        return facts(self.name, self.transformer, self.device, self.dtype) | {"lengths": lengths}
 
 
 def _headless(name: str, cache_dir: str | None) -> bool:
@@ -221,8 +217,19 @@ def _headless(name: str, cache_dir: str | None) -> bool:
     return not any(item.endswith(SCORING_HEADS) for item in architectures)
 
 
-def _check_head(name: str, model: StCrossEncoder, new_head: bool, cache_dir: str | None) -> None:
-    labels = getattr(model[0].model.config, "num_labels", None)
+def _opened(name: str, cache_dir: str | None, trust_remote_code: bool, headless: bool) -> tuple[Any, Any]:
+    """Return a transformers model in float32, with a new head of one label if it has none, and its tokenizer.
+
+    Not through sentence-transformers, whose import takes longer than all the rest of scoring a few pairs.
+    """
+    common = {"cache_dir": cache_dir, "trust_remote_code": trust_remote_code}
+    labels = {"num_labels": 1} if headless else {}
+    model = AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32, **common, **labels)
+    return model, AutoTokenizer.from_pretrained(name, **common)
+
+
+def _check_head(name: str, transformer: Any, new_head: bool, cache_dir: str | None) -> None:
+    labels = getattr(transformer.config, "num_labels", None)
     if labels != 1:
         raise UserError(f"{name} gives {labels} labels a pair; a reranker gives one")
     if _headless(name, cache_dir) and not new_head:

@@ -202,12 +202,18 @@ def bounded_length(asked: int | None, own: int | None, config: Any, flag: str) -
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """Write a sentence-transformers model; the tokenizer goes without a baked-in truncation or padding."""
-    backend = model.tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.no_truncation()
+    """Write a sentence-transformers model."""
+    unbounded(model.tokenizer)
     with quiet():
         model.save_pretrained(str(folder), create_model_card=False)
+
+
+def unbounded(tokenizer: Any) -> None:
+    """Take truncation and padding out of a tokenizer, so that none of them is written with it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_padding()
+        backend.no_truncation()
 
 
 def facts(name: str, module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, object]:
