@@ -1,0 +1,116 @@
+"""What the machine can do: its processor and accelerators, which number formats they multiply fast, and how fast."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from finerank.models.load import multiplies_bfloat16_fast
+
+CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
+TELLING = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm", "sve")
+"""Flags of a processor on which it depends what is fast."""
+ROWS, WIDTHS = 4096, (384, 1536)
+"""Shape of the product that is timed: a small encoder's feed-forward layer over a batch."""
+LARGE_ROWS, LARGE_WIDTHS = 16384, (4096, 4096)
+"""The same on an accelerator."""
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that models can run on.
+
+    Attributes:
+        name: as ``--device`` takes it.
+        kind: what it is sold as.
+        memory: bytes; 0 where it is the machine's own.
+        bfloat16: whether it multiplies bfloat16 faster than float32.
+    """
+
+    name: str
+    kind: str
+    memory: int
+    bfloat16: bool
+
+
+def devices() -> list[Device]:
+    """Return the devices of this machine, accelerators first."""
+    found = []
+    for place in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        device, facts = torch.device("cuda", place), torch.cuda.get_device_properties(place)
+        found.append(Device(str(device), facts.name, facts.total_memory, multiplies_bfloat16_fast(device)))
+    if torch.backends.mps.is_available():
+        found.append(Device("mps", "Apple GPU", 0, False))
+    return [*found, Device("cpu", processor(), memory(), multiplies_bfloat16_fast(torch.device("cpu")))]
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    return _first_of(CPUINFO, "model name") or platform.processor() or platform.machine()
+
+
+def flags() -> list[str]:
+    """Return the flags of the processor that tell what it multiplies fast; none where the system does not say."""
+    words = set((_first_of(CPUINFO, "flags") or _first_of(CPUINFO, "Features")).split())
+    return [flag for flag in TELLING if flag in words]
+
+
+def memory() -> int:
+    """Return the machine's memory in bytes; 0 where the system does not say."""
+    words = _first_of(MEMINFO, "MemTotal").split()
+    if words:
+        return int(words[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in os.sysconf_names else 0
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, rounds: int = ROUNDS) -> float:
+    """Time one matrix product of an encoder's shape; return the median rate in FLOP/s."""
+    large = device.type != "cpu"
+    rows, (inner, outer) = (LARGE_ROWS, LARGE_WIDTHS) if large else (ROWS, WIDTHS)
+    left, right = torch.randn(rows, inner), torch.randn(inner, outer)
+    left, right = left.to(device, dtype), right.to(device, dtype)
+    seconds = []
+    for _ in range(rounds + 1):
+        _finish(device)
+        start = time.perf_counter()
+        torch.matmul(left, right)
+        _finish(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * rows * inner * outer / median(seconds[1:])  # the first one also sets up
+
+
+def copy_rate(device: torch.device, size: int = 2**28, rounds: int = ROUNDS) -> float:
+    """Time copying ``size`` bytes within the device's memory; return bytes read and written per second."""
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(rounds + 1):
+        _finish(device)
+        start = time.perf_counter()
+        target.copy_(source)
+        _finish(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size / median(seconds[1:])
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _first_of(path: Path, field: str) -> str:
+    """Return the first value of a field in a file of the system; empty if it is not there."""
+    if not path.exists():
+        return ""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        found = (line.partition(":")[2].strip() for line in stream if line.split(":")[0].strip() == field)
+        return next(found, "")
