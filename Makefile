@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL = $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow check format docs bench clean
+.PHONY: demo test test-slow check format docs bench profile clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make docs       the documentation as a site, in build/site"
 	@echo "make parity     FlagEmbedding's scores of tiny models, made again (ARGS='base')"
 	@echo "make bench      throughput beside sentence-transformers and FlagEmbedding"
+	@echo "make profile    how near encoding and training come to the machine's limit (ARGS='--model M')"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +58,9 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py $(ARGS)
+
+profile: $(VENV)/.dev
+	$(BIN)/python benchmarks/roofline.py $(ARGS)
 
 # FlagEmbedding's numbers again, in an environment of their own (see tests/parity/README.md).
 parity:

@@ -13,6 +13,8 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
+from finerank.models.dropout import PooledDropout
+
 NAME = "finerank_bmm"
 
 
@@ -62,15 +64,16 @@ def use_training_attention(model: Any, device: torch.device) -> bool:
 
 
 def set_dropout(model: torch.nn.Module, hidden: float | None) -> None:
-    """Turn attention dropout off; set hidden dropout to ``hidden`` unless it is None.
+    """Turn attention dropout off; set hidden dropout to ``hidden`` unless it is None, its masks cut out of a pool.
 
     Attention dropout costs more CPU time than all matrix products of a step together, and fine-tuning on a few
     thousand groups does not miss it (benchmarks/README.md).
     """
-    for module in model.modules():
+    for module in list(model.modules()):
         attends = "Attention" in type(module).__name__
         if attends and isinstance(getattr(module, "attention_dropout", None), float):
             setattr(module, "attention_dropout", 0.0)  # noqa: B010 - a float on some attention classes only
-        for child in module.children():
-            if isinstance(child, torch.nn.Dropout):
-                child.p = 0.0 if attends else (child.p if hidden is None else hidden)
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.Dropout | PooledDropout):
+                kept = child.p if hidden is None else hidden
+                setattr(module, name, PooledDropout(0.0 if attends else kept))
