@@ -3,8 +3,8 @@
     python benchmarks/roofline.py --model M [--device cpu] [--dtype auto] [--texts DIR|FILE] [--rounds 5] [--out F.json]
 
 In every round the rate of the model's own largest matrix product is measured, then the work is timed, so that what
-else the machine does falls on both. Work counted: the products of all linear layers and of attention, over the tokens that
-were asked for (padding is not counted as work). A profile of one further round says which operations took the time.
+else the machine does falls on both. Work counted: the products of all linear layers and of attention, over the tokens
+that were asked for (padding is no work). A profile of one further round says which operations took the time.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from finerank.batching.prompts import Tokenizer, parts_of
 from finerank.core.errors import UsageError, UserError, did_you_mean
 from finerank.core.protocols import Pair, Progress, Side
 from finerank.core.records import Group
-from finerank.models import adapters, attention, engine
+from finerank.models import adapters, attention, engine, packed
 from finerank.models.families import is_language_model, is_reranker
 from finerank.models.load import bounded_length, facts, load_quietly, weights_digest
 from finerank.models.model_files import ST_CONFIG, base_of, read_json
@@ -117,6 +117,7 @@ class BiEncoder:
         _set_normalize(model, normalize)
         transformer = model[0]
         transformer.to(dtype)
+        packed.install(transformer.model, device)
         asked: dict[Side, int | None] = {"query": query_max_len, "passage": passage_max_len}
         own = {
             "query": getattr(transformer, "query_length", None),

@@ -22,7 +22,7 @@ from finerank.core.errors import UserError
 from finerank.core.protocols import Pair, Progress
 from finerank.core.records import Group
 from finerank.core.seeding import DEFAULT_SEED, stream_seed
-from finerank.models import adapters, attention, engine, pairwise, st_files
+from finerank.models import adapters, attention, engine, packed, pairwise, st_files
 from finerank.models.families import SCORING_HEADS, family_of
 from finerank.models.load import bounded_length, facts, load_quietly, weights_digest
 from finerank.models.model_files import FINERANK_JSON, ST_CONFIG, base_of, read_json, stored_settings
@@ -116,6 +116,7 @@ class CrossEncoder:
         if asked is None and query_max_len is None and passage_max_len is None:
             query_max_len, passage_max_len = stored.get("query_max_len"), stored.get("passage_max_len")
         _half_backbone(transformer, dtype)
+        packed.install(transformer, device)
         transformer.eval()
         before = (
             stored.get(side, "") if given is None else given

@@ -1,0 +1,133 @@
+"""Packing: the blocks of an encoder compute no padding.
+
+A padded batch [N, L, W] becomes one row of its real tokens [1, T, W] before the first block and is padded again behind
+the last one; all else of the model (embeddings, pooling, heads) stays as it is and sees what it always saw. Inside,
+attention takes each run of inputs of equal length as a batch of its own, so that it needs no mask. Batches are sorted
+by length, so there are few such runs. The layout travels in the place of the attention mask, not in the model: a block
+that is run again by gradient checkpointing finds its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+NAME = "finerank_packed"
+ENCODERS = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
+"""Model types whose blocks take nothing beside hidden states that would have to be packed, too (rotary positions)."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the real tokens of a padded batch stand.
+
+    Attributes:
+        shape: inputs N and padded length L.
+        index: places of the real tokens among the N * L, input after input [T].
+        runs: (first token, inputs, length) of each run of inputs of equal length.
+    """
+
+    shape: tuple[int, int]
+    index: Tensor
+    runs: tuple[tuple[int, int, int], ...]
+
+
+def install(transformer: Any, device: torch.device) -> bool:
+    """Have a transformers model pack its batches, where that is known to be right and fast: an encoder on a CPU.
+
+    Returns:
+        Whether it does.
+    """
+    base = getattr(transformer, transformer.base_model_prefix, transformer)
+    config = transformer.config
+    blocks = getattr(getattr(base, "encoder", None), "layer", None)
+    plain = config.model_type in ENCODERS and not config.is_decoder and config._attn_implementation == "sdpa"
+    if device.type != "cpu" or not plain or blocks is None:
+        return False
+    config._attn_implementation = NAME
+    blocks[0].register_forward_pre_hook(_pack, with_kwargs=True)
+    blocks[-1].register_forward_hook(_pad, with_kwargs=True)
+    return True
+
+
+def layout_of(mask: Tensor) -> Layout | None:
+    """Return the layout of a padded batch, by its mask [N, L]; None if it has no padding."""
+    lengths = mask.sum(1).tolist()
+    if min(lengths) == mask.shape[1]:
+        return None
+    runs, start = [], 0
+    for length, inputs in groupby(int(length) for length in lengths):
+        count = len(list(inputs))
+        runs.append((start, count, length))
+        start += count * length
+    return Layout((mask.shape[0], mask.shape[1]), mask.flatten().nonzero().squeeze(1), tuple(runs))
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Layout | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each input; query, key, value [1, H, T, D] (or unpadded [N, H, L, D]) -> [1, T, H, D] (...)."""
+    scale = query.size(-1) ** -0.5 if scaling is None else scaling
+    one = _products if module.training else _fused
+    if attention_mask is None:
+        return one(query, key, value, scale).transpose(1, 2).contiguous(), None
+    tokens = [tensor.transpose(1, 2)[0] for tensor in (query, key, value)]
+    parts = []
+    for start, count, length in attention_mask.runs:
+        run = slice(start, start + count * length)
+        batch = [tensor[run].unflatten(0, (count, length)).transpose(1, 2) for tensor in tokens]
+        parts.append(one(*batch, scale).transpose(1, 2).flatten(0, 1))
+    return torch.cat(parts).unsqueeze(0), None
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    return nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
+
+
+def _products(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Attend by two batched products: torch's fused attention has a slow way back on a CPU."""
+    weights = torch.matmul(query * scale, key.transpose(2, 3))
+    # dtype= keeps autocast from widening the weights to float32, the largest tensor of the layer.
+    return torch.matmul(torch.softmax(weights, dim=-1, dtype=weights.dtype), value)
+
+
+def _mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Layout | None:
+    """Return a batch's layout in the place of a mask; called by transformers with the padding mask [N, L]."""
+    return None if attention_mask is None else layout_of(attention_mask)
+
+
+def _pack(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    layout = _found(args, kwargs)
+    if layout is None:
+        return args, kwargs
+    hidden, *others = args
+    return (hidden.flatten(0, 1).index_select(0, layout.index).unsqueeze(0), *others), kwargs
+
+
+def _pad(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Tensor) -> Tensor:
+    layout = _found(args, kwargs)
+    if layout is None:
+        return hidden
+    count, length = layout.shape
+    padded = hidden.new_zeros(count * length, hidden.shape[-1])
+    return padded.index_copy(0, layout.index, hidden[0]).view(count, length, -1)
+
+
+def _found(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layout | None:
+    return next((value for value in (*args, *kwargs.values()) if isinstance(value, Layout)), None)
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, _mask)
