@@ -49,6 +49,7 @@ VERBS: dict[str, Verb] = {
         "finerank.stages.ablate", "AblateOptions", "Pipelines against each other: retrievers, rerankers, λ."
     ),
     "rerank": Verb("finerank.stages.rerank", "RerankOptions", "Score the candidates of a query."),
+    "export": Verb("finerank.stages.export", "ExportOptions", "A model as a graph for OpenVINO, int8 if that holds."),
     "doctor": Verb("finerank.stages.doctor", "DoctorOptions", "What this machine and this installation can do."),
 }
 OVERVIEW = """usage: finerank VERB [options]

@@ -137,17 +137,17 @@ def test_again_it_says_so_and_an_interrupted_grid_goes_on(
     tmp_path: Path, rows_file: str, tiny_reranker: str, other_reranker: str, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from finerank.stages import merge
+    from finerank.evaluation import held_out
 
     given: dict[str, Any] = {"weights": [0, 0.5, 1], "eval_data": [rows_file]}
     whole = merged(tiny_reranker, [other_reranker], tmp_path / "whole", **given)
     assert merged(tiny_reranker, [other_reranker], tmp_path / "whole", **given).data == whole.data
     assert "already merged" in capsys.readouterr().err
     measured = 0
-    real = merge._measure
+    real = held_out.measure_on
 
-    def dying(options: Any, model: Any) -> Any:
-        measure = real(options, model)
+    def dying(*arguments: Any) -> Any:
+        measure = real(*arguments)
 
         def one() -> Any:
             nonlocal measured
@@ -158,7 +158,7 @@ def test_again_it_says_so_and_an_interrupted_grid_goes_on(
 
         return one
 
-    monkeypatch.setattr(merge, "_measure", dying)
+    monkeypatch.setattr(held_out, "measure_on", dying)
     with pytest.raises(KeyboardInterrupt):
         merged(tiny_reranker, [other_reranker], tmp_path / "out", **given)
     measured = 1

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finerank.batching.groups import GroupMaker
+from finerank.core.errors import UsageError
 from finerank.core.protocols import Encoder, Scorer
 from finerank.core.records import Row
 from finerank.core.runs import Qrels, Run
 from finerank.core.watch_options import HIDDEN
 from finerank.data.console import progress
-from finerank.data.sources import Judged
+from finerank.data.sources import Judged, is_judged, read_judged, read_rows
 from finerank.evaluation.fusion import choose_weight, fuse_runs
 from finerank.evaluation.fusion_store import Fusion, query_digests
 from finerank.evaluation.metrics import evaluate_run
@@ -47,6 +48,28 @@ LABEL = "evaluating"
 SEARCH_DEPTH = 100
 POOL_NEGATIVES = 31
 """Random passages that a held-out row without negatives is ranked against."""
+
+
+def measure_on(
+    model: Any, paths: Sequence[str], split: str, first_stage: Callable[[], Encoder | None], depth: int, flag: str
+) -> Measure:
+    """Return what measures an embedder or a reranker, as it is at each call, on rows or on one judged folder.
+
+    Args:
+        first_stage: opens the embedder whose best ``depth`` passages a reranker orders; None stands for BM25.
+        flag: the option that named ``paths``.
+
+    Raises:
+        UsageError: for several judged folders, or one beside rows.
+    """
+    reranker = not hasattr(model, "encode")
+    judged = [path for path in paths if is_judged(path)]
+    if not judged:
+        return rows_measure(read_rows(paths), **{"scorer" if reranker else "encoder": model})
+    if len(paths) > 1:
+        raise UsageError(f"{flag} takes row files, or one judged folder", hint=f"{flag} {judged[0]}")
+    held_out = read_judged(judged[0], split)
+    return RerankMeasure(model, held_out, first_stage(), depth) if reranker else search_measure(model, held_out)
 
 
 class Scores:

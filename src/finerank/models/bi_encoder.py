@@ -148,13 +148,17 @@ class BiEncoder:
 
     @property
     def transformer(self) -> Any:
-        """The transformers model inside."""
+        """The transformers model inside, or what runs in its place."""
         return self.model[0].model
+
+    @transformer.setter
+    def transformer(self, transformer: Any) -> None:
+        self.model[0].model = transformer
 
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the transformer's weights."""
-        dtype: torch.dtype = next(self.model[0].parameters()).dtype
+        dtype: torch.dtype = self.transformer.dtype
         return dtype
 
     def fingerprint(self, side: Side) -> str:

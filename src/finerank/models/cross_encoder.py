@@ -128,13 +128,17 @@ class CrossEncoder:
 
     @property
     def transformer(self) -> Any:
-        """The transformers model that is loaded, trained and saved."""
+        """The transformers model that is loaded, trained and saved, or what runs in its place."""
         return self.module.model
+
+    @transformer.setter
+    def transformer(self, transformer: Any) -> None:
+        self.module.model = transformer
 
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the transformer's weights (its head is float32)."""
-        dtype: torch.dtype = next(self.transformer.parameters()).dtype
+        dtype: torch.dtype = self.transformer.dtype
         return dtype
 
     def fingerprint(self) -> str:

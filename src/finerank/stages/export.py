@@ -1,0 +1,242 @@
+"""``finerank export``: a model as a graph for OpenVINO, in int8 if asked, measured beside the model it was made of.
+
+The folder is an ordinary model folder with a graph beside the weights: every verb computes by the graph on a CPU, and
+sentence-transformers and others load the weights as before. Where ranking quality on given data falls by more than a
+stated bound, nothing is written.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import fsum
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Literal
+
+from finerank.core.errors import UsageError, UserError
+from finerank.core.model_options import ModelOptions
+from finerank.core.options import option, semantic
+from finerank.core.outcomes import Outcome
+from finerank.core.seeding import DEFAULT_SEED
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FIGURE = "nDCG@10"
+SHOWN_ITEMS = [
+    "A graph is compiled once for the processor, then run for every batch.",
+    "Which model finds the passage that answers?",
+    "The weights stay beside it, so that other tools load the folder as they did before.",
+]
+TIMED, ROUNDS = 48, 5
+BATCH = 8
+
+
+@dataclass(kw_only=True)
+class ExportOptions(ModelOptions):
+    """Options of ``finerank export``."""
+
+    model_name_or_path: str = option(help="embedder or cross-encoder: a local folder or a hub name", metavar="M")
+    output_dir: str = option("./exported", "folder of the exported model", metavar="DIR", semantic=False)
+    format: Literal["openvino"] = option("openvino", "kind of graph")
+    int8: bool = option(False, "weights and activations in int8, their ranges taken from --data")
+    data: list[str] = option(
+        [],
+        "rows, or one judged folder (corpus.jsonl, queries.jsonl, qrels/): ranking quality before and after is "
+        "measured on it, and int8 takes its ranges from its texts",
+        metavar="DATA",
+    )
+    split: str = option("dev", "split of a judged --data")
+    max_loss: float = option(0.003, f"most {FIGURE} that may be lost on --data; at more, nothing is written", ge=0)
+    calibration_texts: int = option(256, "texts that int8 takes its ranges from", ge=1)
+    first_stage: str | None = option(
+        None, "embedder whose best passages a reranker is measured on in a judged --data; without it BM25", metavar="M"
+    )
+    rerank_depth: int = option(20, "passages per query reranked there", ge=2)
+    seed: int = option(DEFAULT_SEED, "of the texts drawn, and of the interval", ge=0)
+    overwrite: bool = option(False, "replace a model made with other options or data", semantic=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.int8 and not self.data:
+            raise UsageError("--int8 needs --data: what it costs in ranking quality is measured, not hoped for",
+                             hint="--data DEV.jsonl, or a judged folder")  # fmt: skip
+        if self.device not in ("auto", "cpu"):
+            raise UsageError(f"--device {self.device}: OpenVINO graphs are for CPUs", hint="--device cpu")
+
+
+def run(options: ExportOptions) -> Outcome:
+    """Make the graph, measure it beside the model, write the folder.
+
+    Raises:
+        UserError: if the graph ranks worse than allowed, or the model cannot be exported.
+    """
+    from finerank.data import console
+    from finerank.data.outputs import Folder
+    from finerank.data.sources import inputs_of
+    from finerank.models.openvino import graph_of
+
+    if graph_of(options.model_name_or_path):
+        raise UsageError(f"{options.model_name_or_path} is exported already", hint="export the model it was made of")
+    model = _opened(options)
+    console.banner("export", dict(model.describe()) | {"to": f"{options.format}{' int8' if options.int8 else ''}"})
+    fingerprint = model.fingerprint("passage") if hasattr(model, "encode") else model.fingerprint()
+    with Folder.open(
+        options.output_dir, command="export", options=semantic(options), inputs=inputs_of(options.data),
+        models={"model": fingerprint}, overwrite=options.overwrite,
+    ) as folder:  # fmt: skip
+        if folder.done:
+            console.say(f"{options.output_dir}: exported already with these options, nothing to do")
+            return _outcome(options, folder.manifest["counts"])
+        with tempfile.TemporaryDirectory() as aside:
+            counts = _export(options, model, Path(aside))
+            model.save(folder.path)
+            shutil.copytree(aside, folder.path, dirs_exist_ok=True)
+        folder.finish(counts)
+    return _outcome(options, counts)
+
+
+def _opened(options: ExportOptions) -> Any:
+    from finerank.models.families import family_of
+    from finerank.models.load import load_encoder, load_scorer
+    from finerank.models.model_files import base_of
+
+    name = options.model_name_or_path
+    family = family_of(name, options.cache_dir)
+    if family not in ("bi_encoder", "cross_encoder"):
+        raise UserError(f"{name} is a language model; embedders and cross-encoders can be exported")
+    if base_of(name, options.cache_dir):
+        raise UserError(f"{name} is an adapter", hint=f"finerank merge --model_name_or_path {name} --output_dir MERGED")
+    load = load_encoder if family == "bi_encoder" else load_scorer
+    return load(
+        name, device="cpu", dtype="float32", cache_dir=options.cache_dir, trust_remote_code=options.trust_remote_code
+    )
+
+
+def _export(options: ExportOptions, model: Any, folder: Path) -> dict[str, Any]:
+    """Write the graph into ``folder`` and return what was measured; ``model`` is left as it was."""
+    from finerank.data.console import say
+    from finerank.evaluation.held_out import measure_on
+    from finerank.evaluation.significance import paired_interval
+    from finerank.models.openvino import Compiled, convert
+
+    items = _items(options, hasattr(model, "encode"))
+    measure = measure_on(
+        model, options.data, options.split, lambda: _first_stage(options), options.rerank_depth, "--data"
+    ) if options.data else None  # fmt: skip
+    own = model.transformer
+    before = measure()[FIGURE] if measure else []
+    path = convert(own, folder, _batches(model, items[: options.calibration_texts]), int8=options.int8)
+    graph = Compiled(own, path, model.dtype)
+    counts = _beside(model, own, graph, items[:TIMED]) | {"int8": options.int8}
+    if measure:
+        model.transformer = graph
+        after = measure()[FIGURE]
+        model.transformer = own
+        change = paired_interval(after, before, options.seed)
+        counts |= {"before": _mean(before), "after": _mean(after), "change": change._asdict(), "queries": len(before)}
+        say(f"{FIGURE} {counts['before']:.4f} before, {counts['after']:.4f} after")
+        if counts["before"] - counts["after"] > options.max_loss:
+            raise UserError(
+                f"the graph loses {counts['before'] - counts['after']:.4f} {FIGURE} ({counts['before']:.4f} to "
+                f"{counts['after']:.4f}, {len(before):,} queries), more than --max_loss {options.max_loss:g}: nothing "
+                "is written",
+                hint="more --calibration_texts, or without --int8",
+            )
+    return counts
+
+
+def _beside(model: Any, own: Any, graph: Any, items: Sequence[Any]) -> dict[str, Any]:
+    """Run the model and its graph in turn on the same items; return how far apart they are and how fast each is."""
+    compute: Callable[[], NDArray[np.float32]]
+    compute = (lambda: model.encode_passages(items)) if hasattr(model, "encode") else lambda: model.score(items)
+    results: dict[str, NDArray[np.float32]] = {}
+    seconds: dict[str, list[float]] = {"torch": [], "graph": []}
+    for _ in range(ROUNDS + 1):
+        for name, transformer in (("torch", own), ("graph", graph)):
+            model.transformer = transformer
+            start = time.perf_counter()
+            results[name] = compute()
+            seconds[name].append(time.perf_counter() - start)
+    model.transformer = own
+    first, other = results["torch"], results["graph"]
+    if first.ndim == 2:
+        import numpy as np
+
+        lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(other, axis=1)
+        apart = {"least_cosine": float(((first * other).sum(1) / lengths).min())}
+    else:
+        apart = {"largest_gap": float(abs(first - other).max())}
+    rounds = list(zip(seconds["torch"][1:], seconds["graph"][1:]))  # the first one sets up
+    return apart | {
+        "items_per_second": {name: len(items) / median(each[1:]) for name, each in seconds.items()},
+        "times_as_fast": median(torch / graph for torch, graph in rounds),
+    }
+
+
+def _items(options: ExportOptions, embeds: bool) -> list[Any]:
+    """Return texts, or pairs for a reranker: drawn from --data, or a few sentences of ours."""
+    from finerank.core.seeding import stream
+    from finerank.data.sources import is_judged, read_judged, read_rows
+
+    wanted = max(options.calibration_texts, TIMED)
+    draw = stream(options.seed, "export")
+    if not options.data:
+        return SHOWN_ITEMS if embeds else [(SHOWN_ITEMS[1], text) for text in SHOWN_ITEMS]
+    if is_judged(options.data[0]):
+        judged = read_judged(options.data[0], options.split)
+        texts, queries = list(judged.passages), list(judged.queries)
+    else:
+        rows = list(read_rows(options.data))
+        texts = list(dict.fromkeys(text for row in rows for text in [*row.positives, *row.negatives]))
+        queries = [row.query for row in rows]
+    texts = draw.sample(texts, min(wanted, len(texts)))
+    return texts if embeds else [(draw.choice(queries), text) for text in texts]
+
+
+def _batches(model: Any, items: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return padded batches of inputs of like length."""
+    from finerank.models.engine import batch_on
+
+    tokens = model.tokens(items, "passage") if hasattr(model, "encode") else model.tokens(model.prefixed(items))
+    tokens = sorted(tokens, key=lambda item: -len(item.ids))
+    starts = range(0, len(tokens), BATCH)
+    return [batch_on(tokens[start : start + BATCH], model.device, model.tokenizer) for start in starts]
+
+
+def _first_stage(options: ExportOptions) -> Any:
+    from finerank.models.load import load_encoder
+
+    if options.first_stage in (None, "bm25"):
+        return None
+    return load_encoder(
+        str(options.first_stage), device="cpu", dtype=options.dtype, cache_dir=options.cache_dir,
+        trust_remote_code=options.trust_remote_code,
+    )  # fmt: skip
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fsum(values) / max(len(values), 1)
+
+
+def _outcome(options: ExportOptions, counts: dict[str, Any]) -> Outcome:
+    from finerank.data.console import table
+
+    rates = counts["items_per_second"]
+    rows = [["items/s", rates["torch"], rates["graph"], f"{counts['times_as_fast']:.2f} times"]]
+    if "least_cosine" in counts:
+        rows.append(["least cosine", 1.0, counts["least_cosine"], ""])
+    else:
+        rows.append(["largest gap of scores", 0.0, counts["largest_gap"], ""])
+    if "change" in counts:
+        change = counts["change"]
+        interval = f"{change['mean']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]"
+        rows.insert(0, [FIGURE, counts["before"], counts["after"], interval])
+    text = f"{options.output_dir}: verbs compute by its graph on a CPU\n"
+    text += table(["", "model", f"{options.format}{' int8' if counts['int8'] else ''}", ""], rows)
+    return Outcome(text, {"output_dir": options.output_dir, **counts})
