@@ -165,7 +165,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         plan = jobs(options.data, options.scale, options.reranker, Path(folder))
-        engines = [Engine(name, options.model, Path(folder) / f"{name}.log") for name in options.engines]
+        engines = [Engine(name, options.model, Path(folder) / f"{place}.log")
+                   for place, name in enumerate(options.engines)]  # fmt: skip
         seconds = measure(engines, plan, options.works, options.rounds)
     results = {"machine": machine(), "data": options.data.name, "scale": options.scale,
                "results": summarise(seconds, plan)}  # fmt: skip

@@ -1,6 +1,7 @@
 """One engine in a process of its own: reads jobs as JSON lines on stdin, does them, answers with seconds.
 
-    python benchmarks/worker.py ENGINE MODEL      ENGINE: finerank, finerank-float32, st, st-bf16, fe, fe-bf16
+    python benchmarks/worker.py ENGINE MODEL      ENGINE: finerank, finerank-float32, st, st-bf16, fe, fe-bf16, or
+                                                  exported:FOLDER, an embedder that finerank export wrote
 
 Only the work is timed: models are loaded and a short warm-up is run before. ``fe`` needs FlagEmbedding's environment.
 """
@@ -237,7 +238,21 @@ def _steps_timed(trainer: Any) -> float:
     return clock.ended - clock.begun
 
 
+class Exported(Finerank):
+    """An embedder's graph; encoding alone."""
+
+    def score(self, pairs: list[tuple[str, str]], reranker: str) -> None:
+        raise NotImplementedError("an embedder")
+
+    def train_reranker(self, rows: str, steps: int, batch: int, group: int) -> float:
+        raise NotImplementedError("graphs are not trained")
+
+    train_embedder = train_reranker
+
+
 def build(engine: str, model: str) -> Any:
+    if engine.startswith("exported:"):
+        return Exported(engine.partition(":")[2], "auto")
     name, _, variant = engine.partition("-")
     if name == "finerank":
         return Finerank(model, variant or "auto")
