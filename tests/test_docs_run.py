@@ -21,12 +21,13 @@ ENCODERS = (
     "base", "tuned",
 )  # fmt: skip
 RERANKERS = ("BAAI/bge-reranker-base", "BAAI/bge-reranker-v2-m3")
-FEWER_LAYERS = {
+FOR_TINY_MODELS = {
+    "--max_loss": {"0.003": "1"},
     "--cutoff_layers": {"28": "2"},
     "--compress_layers": {"24": "1", "40": "2"},
     "--start_layer": {"8": "1"},
 }
-"""Layers as the pages show them, for models that have 28 and more -> for ours."""
+"""Values as the pages show them, for models with 28 layers and some sense -> for ours."""
 
 
 def lines(path: str, objects: list[dict[str, object]]) -> None:
@@ -79,7 +80,7 @@ def fitted(words: list[str]) -> list[str]:
     flag, result = "", list[str]()
     for word in words:
         flag = word if word.startswith("--") else flag
-        result.append(FEWER_LAYERS.get(flag, {}).get(word, word))
+        result.append(FOR_TINY_MODELS.get(flag, {}).get(word, word))
     return [*result, "--overwrite"] if {"--output_dir", "--output_file"} & set(words) else result
 
 
