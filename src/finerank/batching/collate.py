@@ -41,22 +41,33 @@ def pad(tokens: Sequence[Tokens], pad_id: int, *, left: bool = False, multiple: 
 
 
 def micro_batches(
-    tokens: Sequence[Tokens], budget: int, pad_id: int, *, left: bool = False, most: int | None = None
+    tokens: Sequence[Tokens], budget: int, pad_id: int, *, left: bool = False, most: int | None = None, apart: int = 0
 ) -> dict[str, Any]:
-    """Sort a step's inputs by length and cut them into padded micro-batches.
+    """Sort a step's distinct inputs by length and cut them into padded micro-batches.
+
+    Equal inputs are computed once and share their result, so that its gradient is the sum of theirs (dropout, where
+    there is any, drops alike for all of them).
 
     Args:
         budget: most tokens in a micro-batch.
         most: most inputs in one; None for any number.
+        apart: so many first inputs (the queries) are computed apart from equal ones among the rest: training a text to
+            find itself lives on the difference that dropout makes.
 
     Returns:
         ``micro``: list of padded batches; ``order`` [N]: where input i's result stands in their concatenation.
     """
-    batches = sorted_batches([len(item.ids) for item in tokens], budget, most)
-    placed = torch.tensor([position for batch in batches for position in batch])
+    numbers: dict[object, int] = {}
+    keys = ((place < apart, _key(item)) for place, item in enumerate(tokens))
+    own = torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
+    first: dict[int, Tokens] = {}
+    for number, item in zip(own.tolist(), tokens):
+        first.setdefault(number, item)
+    batches = sorted_batches([len(first[number].ids) for number in range(len(first))], budget, most)
+    placed = torch.tensor([number for batch in batches for number in batch])
     return {
-        "micro": [pad([tokens[position] for position in batch], pad_id, left=left) for batch in batches],
-        "order": torch.argsort(placed),
+        "micro": [pad([first[number] for number in batch], pad_id, left=left) for batch in batches],
+        "order": torch.argsort(placed)[own],
     }
 
 
@@ -65,6 +76,11 @@ def text_ids(texts: Sequence[str], digests: Sequence[str]) -> torch.Tensor:
     if len(texts) != len(digests):
         raise ValueError(f"{len(texts)} texts but {len(digests)} digests")
     return torch.tensor([int(digest[:16], 16) % ID_SPACE for digest in digests])
+
+
+def _key(item: Tokens) -> object:
+    """Return what two inputs have in common if and only if the model gives the same for both."""
+    return tuple(item.ids), tuple(item.types or ()), item.unpooled, item.kept
 
 
 def _padded(values: list[int], width: int, filler: int, left: bool) -> list[int]:

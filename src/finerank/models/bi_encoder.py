@@ -233,7 +233,7 @@ class BiEncoder:
         )  # fmt: skip
         step = micro_batches(
             [*queries, *passages], self.tokens_per_forward, self.tokenizer.pad_id, left=self.tokenizer.pad_left,
-            most=self.texts_per_forward,
+            most=self.texts_per_forward, apart=len(queries),
         )  # fmt: skip
         return step | {"size": len(groups), "group_size": len(groups[0].passages)}
 
