@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="passages that are encoded")
     parser.add_argument("--max_len", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--works", nargs="+", default=["encode", "train"], choices=["encode", "train"])
+    parser.add_argument("--works", nargs="+", default=["encode", "train"], choices=list(WORKS))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     texts = list(itertools.islice(_texts(options.texts), options.count))
@@ -94,6 +94,29 @@ def train(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
     return measure(step, model, lengths, passes=3, rounds=options.rounds)
 
 
+def growth(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
+    """Encode a quarter, a half and all of the texts in turn; return seconds, and the growth per doubling over two."""
+    from finerank.models.load import load_encoder
+
+    model = load_encoder(
+        options.model, device=options.device, dtype=options.dtype, passage_max_len=options.max_len
+    )  # fmt: skip
+    # Every fourth, every second, all: the same lengths in each.
+    parts = {share: texts[:: 4 // share] for share in (1, 2, 4)}
+    seconds: dict[int, list[float]] = {share: [] for share in parts}
+    for _ in range(options.rounds + 1):
+        for share, part in parts.items():
+            start = time.perf_counter()
+            model.encode(part, "passage")
+            _finish(model.device)
+            seconds[share].append(time.perf_counter() - start)
+    tokens = {share: sum(len(item.ids) for item in model.tokens(part, "passage")) for share, part in parts.items()}
+    median = {share: statistics.median(each[1:]) for share, each in seconds.items()}
+    doublings = [(median[2 * share] / median[share]) / (tokens[2 * share] / tokens[share]) for share in (1, 2)]
+    return {"texts": {share: len(part) for share, part in parts.items()}, "tokens": tokens, "seconds": median,
+            "growth_per_doubling": doublings}  # fmt: skip
+
+
 def measure(work: Callable[[], Any], model: Any, lengths: list[int], passes: int, rounds: int) -> dict[str, Any]:
     """Time ``work`` and the model's largest product in turn.
 
@@ -123,6 +146,9 @@ def measure(work: Callable[[], Any], model: Any, lengths: list[int], passes: int
 
 def show(work: str, found: dict[str, Any]) -> None:
     """Print one work's figures."""
+    if work == "growth":
+        print(f"growth: {', '.join(f'{each:.3f}' for each in found['growth_per_doubling'])} of linear per doubling")
+        return
     print(
         f"{work}: {found['tokens_per_second']:,.0f} tokens/s, {found['achieved'] / 1e12:.3f} of "
         f"{found['limit'] / 1e12:.3f} TFLOP/s, {found['share_of_limit']:.0%}"
@@ -193,7 +219,7 @@ def _texts(source: Path | None) -> Iterator[str]:
             yield f"{record.get('title', '')} {record.get('text', '')}".strip()
 
 
-WORKS = {"encode": encode, "train": train}
+WORKS = {"encode": encode, "train": train, "growth": growth}
 
 
 if __name__ == "__main__":
