@@ -15,6 +15,7 @@ from finerank.cli import main
 from finerank.core.errors import UsageError, UserError
 from finerank.models import openvino
 from finerank.models.load import load_encoder, load_scorer, trainable_scorer
+from finerank.models.merging import open_model, state_of
 from finerank.models.openvino import Compiled
 from finerank.stages import export
 from finerank.stages.export import ExportOptions, run
@@ -58,8 +59,9 @@ def test_a_reranker_gives_the_same_scores_to_every_verb(
     np.testing.assert_allclose(graph.score(PAIRS), model.score(PAIRS), atol=1e-4)
     assert main(["rerank", "-m", exported_reranker, "--query", "red cat", "--passages", "a red cat", "a fish"]) == 0
     assert "OpenVINO" in capsys.readouterr().err
-    # Training takes the weights beside the graph.
+    # Training and merging take the weights beside the graph.
     assert not isinstance(trainable_scorer(exported_reranker, device="cpu").transformer, Compiled)
+    assert state_of(open_model(exported_reranker)).keys() == state_of(open_model(tiny_reranker)).keys()
 
 
 def test_int8_is_measured_on_rows_and_on_judged_data(

@@ -30,13 +30,16 @@ OWN_ARCHITECTURES = ("layerwise_reranker", "lightweight_reranker")
 """Families that bring their architecture along, which transformers need not know."""
 
 
-def load_encoder(name: str, *, device: str = "auto", dtype: str = "auto", **options: Any) -> BiEncoder:
+def load_encoder(
+    name: str, *, device: str = "auto", dtype: str = "auto", graph: bool = True, **options: Any
+) -> BiEncoder:
     """Load an embedder for inference.
 
     Args:
         name: a local folder or a hub name.
         device: auto, cpu, cuda, cuda:N, mps.
         dtype: auto, float32, bfloat16, float16; auto is bfloat16 where the hardware multiplies it fast.
+        graph: whether a folder of ``finerank export`` is computed by its graph, or by its weights.
         options: ``query_prompt``, ``passage_prompt``, ``pooling``, ``normalize``, ``query_max_len``,
             ``passage_max_len``, ``cache_dir``, ``trust_remote_code``; None means the model's own.
 
@@ -45,27 +48,31 @@ def load_encoder(name: str, *, device: str = "auto", dtype: str = "auto", **opti
     """
     place = resolve_device(device)
     model: BiEncoder = open_family("bi_encoder").load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
-    _exported(model)
+    if graph:
+        _run_by_graph(model)
     return model
 
 
 def load_scorer(
-    name: str, *, device: str = "auto", dtype: str = "auto", family: str | None = None, **options: Any
-) -> CrossEncoder:
+    name: str, *, device: str = "auto", dtype: str = "auto", family: str | None = None, graph: bool = True,
+    **options: Any,
+) -> CrossEncoder:  # fmt: skip
     """Load a reranker for inference; options: ``max_len``, ``query_max_len``, ``passage_max_len`` and as above.
 
     Args:
         family: key of ``families.FAMILIES``; without it, what the model's files say.
+        graph: as ``load_encoder``.
     """
     place = resolve_device(device)
     chosen = _scoring_class(name, family, options)
     model: CrossEncoder = chosen.load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
-    _exported(model)
+    if graph:
+        _run_by_graph(model)
     return model
 
 
-def _exported(model: Any) -> None:
-    """Have a model that ``finerank export`` wrote computed as it says there."""
+def _run_by_graph(model: Any) -> None:
+    """Have a model that ``finerank export`` wrote computed by its graph."""
     if (Path(model.name) / EXPORTED).is_file():
         from finerank.models.openvino import run_by_graph
 

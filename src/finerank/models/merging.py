@@ -24,7 +24,7 @@ State = dict[str, torch.Tensor]
 def open_model(name: str, **loading: Any) -> Any:
     """Open an embedder or a reranker with float32 weights, an adapter merged into its base; say which by its type."""
     load = load_scorer if is_reranker(name, loading.get("cache_dir")) else load_encoder
-    return load(name, dtype="float32", **loading)
+    return load(name, dtype="float32", graph=False, **loading)
 
 
 def is_adapter(name: str, cache_dir: str | None = None) -> bool:
