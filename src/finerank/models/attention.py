@@ -30,12 +30,18 @@ def bmm_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend; query, key, value [N, H, L, D], additive mask [N, 1, L, L] -> [N, L, H, D]."""
     scale = query.size(-1) ** -0.5 if scaling is None else scaling
+    return products(query, key, value, scale, attention_mask).transpose(1, 2).contiguous(), None
+
+
+def products(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Attend by two batched products; [N, H, L, D] and an additive mask, or None -> [N, H, L, D]."""
     weights = torch.matmul(query * scale, key.transpose(2, 3))
-    if attention_mask is not None:
-        weights = weights + attention_mask.to(weights.dtype)
+    if mask is not None:
+        weights = weights + mask.to(weights.dtype)
     # dtype= keeps autocast from widening the [N, H, L, L] weights to float32, the largest tensor of the layer.
-    weights = torch.softmax(weights, dim=-1, dtype=weights.dtype)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
+    return torch.matmul(torch.softmax(weights, dim=-1, dtype=weights.dtype), value)
 
 
 AttentionInterface.register(NAME, bmm_attention)

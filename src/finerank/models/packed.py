@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from finerank.models.attention import products
+
 NAME = "finerank_packed"
 ENCODERS = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 """Model types whose blocks take nothing beside hidden states that would have to be packed, too (rotary positions)."""
@@ -80,7 +82,7 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Attend within each input; query, key, value [1, H, T, D] (or unpadded [N, H, L, D]) -> [1, T, H, D] (...)."""
     scale = query.size(-1) ** -0.5 if scaling is None else scaling
-    one = _products if module.training else _fused
+    one = products if module.training else _fused  # the fused one has a slow way back on a CPU
     if attention_mask is None:
         return one(query, key, value, scale).transpose(1, 2).contiguous(), None
     parts = []
@@ -98,13 +100,6 @@ def _run(tensor: Tensor, start: int, count: int, length: int) -> Tensor:
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     return nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
-
-
-def _products(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Attend by two batched products: torch's fused attention has a slow way back on a CPU."""
-    weights = torch.matmul(query * scale, key.transpose(2, 3))
-    # dtype= keeps autocast from widening the weights to float32, the largest tensor of the layer.
-    return torch.matmul(torch.softmax(weights, dim=-1, dtype=weights.dtype), value)
 
 
 def _mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Layout | None:
