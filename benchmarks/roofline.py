@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 GROUPS = {
-    "matrix products": ("addmm", "mm", "linear", "mkl", "gemm", "matmul"),
     "attention": ("attention", "bmm", "softmax"),
+    "matrix products": ("addmm", "mm", "linear", "mkl", "gemm", "matmul"),
     "dropout": ("bernoulli", "dropout", "randint"),
     "activation": ("gelu", "tanh", "silu", "relu"),
     "norms": ("norm",),
@@ -32,7 +32,7 @@ GROUPS = {
     "optimizer": ("adam", "foreach", "lerp", "sqrt"),
 }
 """Group -> parts of the names of the operations in it; the first that fits."""
-WINDOW_TOKENS = {"cpu": 1024, "cuda": 65536}
+PRODUCT_ROWS = {"cpu": 1024, "cuda": 65536, "mps": 8192}
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def encode(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
 def train(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
     """Take one step of an embedder's training: forward, backward, no optimizer."""
     from finerank.core.records import Group
-    from finerank.models.load import trainable_encoder
+    from finerank.models.load import multiplies_bfloat16_fast, trainable_encoder
     from finerank.training.dataset import Collator
     from finerank.training.objectives import embedder_objective
 
@@ -82,13 +82,17 @@ def train(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
         Group(" ".join(texts[row].split()[:12]), (texts[row], texts[half + row]), row, None, frozenset({texts[row]}))
         for row in range(half)
     ]
-    batch = Collator(model.collate)([(group, True) for group in groups])
+    batch = _moved(Collator(model.collate)([(group, True) for group in groups]), model.device)
     lengths = [int(length) for part in batch["micro"] for length in part["attention_mask"].sum(1)]
     objective = embedder_objective(temperature=0.05)
 
+    fast = multiplies_bfloat16_fast(model.device)  # as training does
+
     def step() -> None:
-        results = model.module(batch["micro"])
-        objective(model.outputs(results, batch), batch).mean().backward()
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=fast):
+            results = model.module(batch["micro"])
+            loss = objective(model.outputs(results, batch), batch).mean()
+        loss.backward()
         model.module.zero_grad()
 
     return measure(step, model, lengths, passes=3, rounds=options.rounds)
@@ -140,7 +144,7 @@ def measure(work: Callable[[], Any], model: Any, lengths: list[int], passes: int
         "achieved": statistics.median(flops / each for each in seconds),
         "limit": statistics.median(limits),
         "share_of_limit": statistics.median(flops / each / limit for each, limit in zip(seconds, limits)),
-        "where_time_goes": _profile(work),
+        "where_time_goes": _profile(work, model.device),
     }
 
 
@@ -170,7 +174,7 @@ def _product_rate(model: Any, repeats: int = 20) -> float:
     blocks = next(part for part in model.transformer.modules() if isinstance(part, torch.nn.ModuleList))
     layers = [part for part in blocks.modules() if isinstance(part, torch.nn.Linear)]
     weight = max(layers, key=lambda layer: layer.weight.numel()).weight.detach()
-    rows = torch.randn(WINDOW_TOKENS[model.device.type], weight.shape[1], device=weight.device, dtype=weight.dtype)
+    rows = torch.randn(PRODUCT_ROWS[model.device.type], weight.shape[1], device=weight.device, dtype=weight.dtype)
     with torch.inference_mode():
         torch.nn.functional.linear(rows, weight)
         _finish(model.device)
@@ -181,10 +185,10 @@ def _product_rate(model: Any, repeats: int = 20) -> float:
     return 2.0 * len(rows) * weight.numel() * repeats / (time.perf_counter() - start)
 
 
-def _profile(work: Callable[[], Any]) -> dict[str, float]:
+def _profile(work: Callable[[], Any], device: torch.device) -> dict[str, float]:
     """Return the share of each group of operations in the time of one round."""
     activities = [torch.profiler.ProfilerActivity.CPU]
-    cuda = torch.cuda.is_available()
+    cuda = device.type == "cuda"
     if cuda:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profile:
@@ -198,6 +202,15 @@ def _profile(work: Callable[[], Any]) -> dict[str, float]:
         spent[group] += taken
     total = sum(spent.values()) or 1
     return {name: round(taken / total, 4) for name, taken in spent.most_common()}
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Return a batch with its tensors on ``device``."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: _moved(each, device) for name, each in value.items()}
+    return [_moved(each, device) for each in value] if isinstance(value, list) else value
 
 
 def _finish(device: torch.device) -> None:

@@ -219,6 +219,23 @@ def test_training_attention_equals_sdpa_with_gradients() -> None:
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(mine, reference))
 
 
+@pytest.mark.parametrize("spelling", ["sentence_transformers", "sbert_ce_default_activation_function"])
+def test_the_activation_of_an_older_cross_encoder_is_kept(tiny_reranker: str, tmp_path: Path, spelling: str) -> None:
+    from sentence_transformers import CrossEncoder
+
+    identity = "torch.nn.modules.linear.Identity"
+    shutil.copytree(tiny_reranker, tmp_path / "older")
+    for name in ("config_sentence_transformers.json", "modules.json", "sentence_bert_config.json"):
+        (tmp_path / "older" / name).unlink(missing_ok=True)
+    config = json.loads((tmp_path / "older" / "config.json").read_text())
+    config[spelling] = {"activation_fn": identity} if spelling == "sentence_transformers" else identity
+    (tmp_path / "older" / "config.json").write_text(json.dumps(config))
+    load_scorer(str(tmp_path / "older"), dtype="float32").save(tmp_path / "saved")
+    assert isinstance(CrossEncoder(str(tmp_path / "saved"), device="cpu").activation_fn, torch.nn.Identity)
+    load_scorer(tiny_reranker, dtype="float32").save(tmp_path / "plain")
+    assert isinstance(CrossEncoder(str(tmp_path / "plain"), device="cpu").activation_fn, torch.nn.Sigmoid)
+
+
 def test_dropout_settings(tiny_reranker: str) -> None:
     scorer = trainable_scorer(tiny_reranker, device="cpu", dropout=0.3)
     layer = scorer.transformer.bert.encoder.layer[0]

@@ -121,6 +121,7 @@ def test_what_is_not_known_stays_as_it_is() -> None:
     distilled = DistilBertModel(DistilBertConfig(**sizes))
     assert not packed.install(distilled, CPU)
     assert not packed.install(BertModel(BertConfig(**SIZES, is_decoder=True)), CPU)
+    assert not packed.install(BertModel(BertConfig(**SIZES, output_hidden_states=True)), CPU)
     model = BertModel(BertConfig(**SIZES))
     assert not packed.install(model, torch.device("meta"))
     assert packed.install(model, CPU)

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
+from transformers import MPNetConfig, MPNetModel, PreTrainedTokenizerFast
 
 from finerank.cli import main
 from finerank.core.errors import UsageError, UserError
@@ -91,14 +93,47 @@ def test_a_graph_that_ranks_worse_is_not_written(
     monkeypatch.setattr("finerank.evaluation.held_out.measure_on", lambda *_: lambda: next(figures))
     with pytest.raises(UserError, match=r"loses 0\.1000 nDCG@10 .* more than --max_loss 0\.05: nothing is written"):
         run(options(tiny_reranker, tmp_path / "graph", int8=True, data=[rows], max_loss=0.05))
-    assert not list((tmp_path / "graph").glob("*")) or not (tmp_path / "graph" / "openvino").exists()
-    assert not (tmp_path / "graph.manifest.json").exists()
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".xml", ".bin", ".safetensors", ".json")]
 
 
 def test_done_is_done(exported_reranker: str, tiny_reranker: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "_export", lambda *_: pytest.fail("made again"))
     outcome = run(options(tiny_reranker, Path(exported_reranker)))
     assert outcome.data["largest_gap"] < 1e-4
+
+
+def test_a_graph_that_computes_something_else_is_not_written(
+    tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_beside", lambda *_: {"least_cosine": 0.9})
+    with pytest.raises(UserError, match=r"a cosine of 0\.9000: nothing is written"):
+        run(options(tiny_encoder, tmp_path / "graph"))
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_model_without_fused_attention_keeps_its_mask(tiny_tokenizer_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mpnet"
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tiny_tokenizer_file), pad_token="[PAD]", unk_token="[UNK]",
+                                        cls_token="[CLS]", sep_token="[SEP]", model_max_length=64)  # fmt: skip
+    torch.manual_seed(0)
+    MPNetModel(MPNetConfig(vocab_size=len(tokenizer), pad_token_id=0, **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    assert run(options(str(folder), tmp_path / "graph")).data["least_cosine"] == pytest.approx(1, abs=1e-5)
+
+
+def test_an_adapter_is_computed_by_torch(exported_reranker: str, tiny_reranker: str, tmp_path: Path) -> None:
+    from tests.models.test_adapters import tuned
+    from tests.stages.test_train import RerankerOptions
+
+    pytest.importorskip("peft")
+    tuned(RerankerOptions, tiny_reranker).save(tmp_path / "adapter")
+    adapted = [
+        load_scorer(name, dtype="float32", peft_path=str(tmp_path / "adapter")).score(PAIRS)
+        for name in (exported_reranker, tiny_reranker)
+    ]
+    np.testing.assert_array_equal(*adapted)
+    assert not np.allclose(adapted[0], load_scorer(exported_reranker, dtype="float32").score(PAIRS), atol=1e-4)
 
 
 def test_without_openvino_torch_computes_and_says_so(
@@ -116,6 +151,8 @@ def test_another_graph_is_another_model(exported_reranker: str) -> None:
     path = openvino.graph_of(exported_reranker)
     assert path is not None
     first = load_scorer(exported_reranker).fingerprint()
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[str(load_scorer(exported_reranker).dtype)[6:]]
+    assert load_scorer(exported_reranker, dtype=other).fingerprint() != first
     assert load_scorer(exported_reranker).fingerprint() == first
     weights = path.with_suffix(".bin")
     kept = weights.read_bytes()

@@ -197,7 +197,7 @@ class CrossEncoder:
         """
         self.hf_tokenizer.model_max_length = self.max_len
         adapters.save_plain(self.transformer, self.hf_tokenizer, folder, merging=self.merge_adapter)
-        st_files.write_classifier(folder, self.described)
+        st_files.write_classifier(folder, self.described, self.transformer.config)
         (folder / FINERANK_JSON).write_text(json.dumps(self.settings(), ensure_ascii=False) + "\n", encoding="utf-8")
 
     def settings(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def load_scorer(
     place = resolve_device(device)
     chosen = _scoring_class(name, family, options)
     model: CrossEncoder = chosen.load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
-    if graph:
+    if graph and not options.get("peft_path"):  # the graph knows nothing of an adapter
         _run_by_graph(model)
     return model
 

@@ -21,6 +21,8 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 
 from finerank.core.errors import UserError
 from finerank.data.console import warn
+from finerank.models import attention, packed
+from finerank.models.families import SCORING_HEADS
 from finerank.models.model_files import quiet
 
 FOLDER, MARK = "openvino", "finerank.json"
@@ -45,16 +47,17 @@ class Compiled(nn.Module):
         self.config = transformer.config
         self.base_model_prefix = transformer.base_model_prefix
         self.dtype = dtype
-        settings = {
+        settings: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": HINTS.get(dtype, "f32"),
         }  # fmt: skip
         compiled = openvino.Core().compile_model(path, "CPU", settings)
         self._names = {name for port in compiled.inputs for name in port.get_names()}
         self._request = compiled.create_infer_request()
-        self._scores = bool(getattr(transformer, "num_labels", 0)) and hasattr(transformer, "classifier")
-        # What tells this model from others: a digest of its weights stands where they would.
-        self.register_buffer("graph", torch.frombuffer(bytearray(digest_of(path)), dtype=torch.uint8))
+        self._scores = type(transformer).__name__.endswith(SCORING_HEADS)
+        # What tells this model from others: a digest of its weights, and how it computes, stand where they would.
+        told = digest_of(path) + settings["INFERENCE_PRECISION_HINT"].encode()
+        self.register_buffer("graph", torch.frombuffer(bytearray(told), dtype=torch.uint8))
 
     def forward(self, **features: Any) -> Any:
         """Return what the transformers model returns: hidden states [N, L, W], or logits [N, 1]."""
@@ -85,15 +88,21 @@ def convert(transformer: Any, folder: Path, calibration: Sequence[Mapping[str, T
         calibration: padded batches; the first one shows the inputs, all of them the range of the activations (int8).
 
     Raises:
-        UserError: if OpenVINO or, for int8, NNCF is not installed.
+        UserError: if OpenVINO or, for int8, NNCF is not installed, or the model cannot be made a graph.
     """
     _need("openvino", *(["nncf"] if int8 else []))
     import openvino
 
+    if transformer.config.output_hidden_states:
+        raise UserError("a model that pools the states of all its layers cannot be exported")
     names = [name for name in INPUTS if name in calibration[0]]
     with _plain_attention(transformer), torch.no_grad(), quiet():
         example = tuple(calibration[0][name] for name in names)
-        graph = openvino.convert_model(_OneOutput(transformer, names).eval(), example_input=example)
+        try:
+            graph = openvino.convert_model(_OneOutput(transformer, names).eval(), example_input=example)
+        except Exception as error:  # of whatever kind: OpenVINO's converter raises many
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"OpenVINO cannot make a graph of {type(transformer).__name__}: {reason}") from error
     for port, name in zip(graph.inputs, names):
         port.get_tensor().set_names({name})
     if int8:
@@ -125,10 +134,11 @@ def run_by_graph(model: Any) -> None:
         return
     try:
         _need("openvino")
-    except UserError as error:
-        warn(f"{model.name} was exported for OpenVINO, but {error.message}: computing with torch ({PIP})")
-        return
-    model.transformer = Compiled(model.transformer, path, model.dtype)
+        model.transformer = Compiled(model.transformer, path, model.dtype)
+    except (UserError, RuntimeError, OSError) as error:
+        reason = error.message if isinstance(error, UserError) else " ".join(str(error).split())[:200]
+        hint = f" ({error.hint})" if isinstance(error, UserError) else ""
+        warn(f"{model.name} was exported for OpenVINO, but {reason}: computing with torch{hint}")
 
 
 def digest_of(path: Path) -> bytes:
@@ -150,9 +160,10 @@ def _quantised(graph: Any, batches: Sequence[Mapping[str, Any]]) -> Any:
 
 @contextmanager
 def _plain_attention(transformer: Any) -> Iterator[None]:
-    """Trace torch's own attention: ours depends on the lengths in the batch."""
+    """Trace torch's own attention in the place of ours, which depends on the lengths in the batch."""
     own = transformer.config._attn_implementation
-    transformer.config._attn_implementation = "sdpa"
+    if own in (packed.NAME, attention.NAME):
+        transformer.config._attn_implementation = "sdpa"
     try:
         yield
     finally:

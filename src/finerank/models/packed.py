@@ -49,7 +49,9 @@ def install(transformer: Any, device: torch.device) -> bool:
     config = transformer.config
     blocks = getattr(getattr(base, "encoder", None), "layer", None)
     plain = config.model_type in ENCODERS and not config.is_decoder and config._attn_implementation == "sdpa"
-    if device.type != "cpu" or not plain or blocks is None:
+    # States and weights between the blocks would be seen as they are there: packed.
+    inside = config.output_hidden_states or config.output_attentions
+    if device.type != "cpu" or not plain or inside or blocks is None:
         return False
     config._attn_implementation = NAME
     blocks[0].register_forward_pre_hook(_pack, with_kwargs=True)

@@ -46,9 +46,24 @@ def write(
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_classifier(folder: Path, described: Mapping[str, Any]) -> None:
-    """Write them for a sequence-classification model; ``described`` as of the CrossEncoder that it was tuned from."""
+def write_classifier(folder: Path, described: Mapping[str, Any], config: Any) -> None:
+    """Write them for a sequence-classification model.
+
+    Args:
+        described: of the CrossEncoder that it was tuned from, or empty.
+        config: of the transformers model, where older versions keep the activation.
+    """
     from sentence_transformers.base.modules import Transformer
 
     kept = dict(described) if described.get("model_type") == CROSS_ENCODER else {}
-    write(folder, [("", Transformer)], CLASSIFIER, {name: kept[name] for name in kept if name != "__version__"})
+    kept.pop("__version__", None)
+    activation = activation_in(config)
+    if activation is not None:
+        kept.setdefault("activation_fn", activation)
+    write(folder, [("", Transformer)], CLASSIFIER, kept)
+
+
+def activation_in(config: Any) -> str | None:
+    """Return the activation that a transformers configuration names for sentence-transformers, in either spelling."""
+    named = (getattr(config, "sentence_transformers", None) or {}).get("activation_fn")
+    return named or getattr(config, "sbert_ce_default_activation_function", None)

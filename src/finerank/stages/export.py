@@ -35,6 +35,8 @@ SHOWN_ITEMS = [
 ]
 TIMED, ROUNDS = 48, 5
 BATCH = 8
+LEAST_COSINE, LARGEST_GAP = 0.999, 0.1
+"""Between a model and its graph in float32 or bfloat16, beyond which something is wrong."""
 
 
 @dataclass(kw_only=True)
@@ -123,6 +125,7 @@ def _export(options: ExportOptions, model: Any, folder: Path) -> dict[str, Any]:
     from finerank.data.console import say
     from finerank.evaluation.held_out import measure_on
     from finerank.evaluation.significance import paired_interval
+    from finerank.models.load import resolve_dtype
     from finerank.models.openvino import Compiled, convert
 
     items = _items(options, hasattr(model, "encode"))
@@ -132,8 +135,12 @@ def _export(options: ExportOptions, model: Any, folder: Path) -> dict[str, Any]:
     own = model.transformer
     before = measure()[FIGURE] if measure else []
     path = convert(own, folder, _batches(model, items[: options.calibration_texts]), int8=options.int8)
-    graph = Compiled(own, path, model.dtype)
-    counts = _beside(model, own, graph, items[:TIMED]) | {"int8": options.int8}
+    # In the number format that the verbs will use: what is promised is measured.
+    dtype = resolve_dtype(model.device, options.dtype)
+    graph = Compiled(own, path, dtype)
+    counts = _beside(model, own, graph, items[:TIMED]) | {"int8": options.int8, "dtype": str(dtype)[6:]}
+    if not options.int8:
+        _check_near(options, counts)
     if measure:
         model.transformer = graph
         after = measure()[FIGURE]
@@ -149,6 +156,20 @@ def _export(options: ExportOptions, model: Any, folder: Path) -> dict[str, Any]:
                 hint="more --calibration_texts, or without --int8",
             )
     return counts
+
+
+def _check_near(options: ExportOptions, counts: dict[str, Any]) -> None:
+    """Refuse a graph that computes something else than the model, whatever it may do to a ranking.
+
+    Raises:
+        UserError: saying how far apart they are.
+    """
+    if counts.get("least_cosine", 1.0) < LEAST_COSINE or counts.get("largest_gap", 0.0) > LARGEST_GAP:
+        apart = counts.get("least_cosine", counts.get("largest_gap"))
+        what = "vectors with a cosine of" if "least_cosine" in counts else "scores that differ by"
+        raise UserError(
+            f"OpenVINO's graph of {options.model_name_or_path} gives {what} {apart:.4f}: nothing is written"
+        )
 
 
 def _beside(model: Any, own: Any, graph: Any, items: Sequence[Any]) -> dict[str, Any]:
