@@ -66,6 +66,7 @@ def test_a_reranker_gives_the_same_scores_to_every_verb(
     assert state_of(open_model(exported_reranker)).keys() == state_of(open_model(tiny_reranker)).keys()
 
 
+@pytest.mark.slow
 def test_int8_is_measured_on_rows_and_on_judged_data(
     tiny_reranker: str, tiny_encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,7 +93,7 @@ def test_a_graph_that_ranks_worse_is_not_written(
     figures = iter([{"nDCG@10": [0.9] * 8}, {"nDCG@10": [0.8] * 8}])
     monkeypatch.setattr("finerank.evaluation.held_out.measure_on", lambda *_: lambda: next(figures))
     with pytest.raises(UserError, match=r"loses 0\.1000 nDCG@10 .* more than --max_loss 0\.05: nothing is written"):
-        run(options(tiny_reranker, tmp_path / "graph", int8=True, data=[rows], max_loss=0.05))
+        run(options(tiny_reranker, tmp_path / "graph", data=[rows], max_loss=0.05))
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".xml", ".bin", ".safetensors", ".json")]
 
 
@@ -111,6 +112,7 @@ def test_a_graph_that_computes_something_else_is_not_written(
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_model_without_fused_attention_keeps_its_mask(tiny_tokenizer_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mpnet"
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
