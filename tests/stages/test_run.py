@@ -159,9 +159,13 @@ def test_documents_alone(tmp_path: Path, begun: list[str], tiny_encoder: str) ->
     pool = tmp_path / "pool.jsonl"
     pages = [{"id": path.name, "contents": path.read_text()} for path in sorted(documents.iterdir())]
     pool.write_text("".join(json.dumps(page) + "\n" for page in pages))
-    given[1], given[-1] = f"documents={pool}", f"folder={tmp_path / 'out_of_a_pool'}"
-    run(RunOptions(recipe=[*given, "generated.min_length=100"], until="mined"))
-    assert begun[4:] == ["generate", "mine"]
+    begun.clear()
+    given = [str(RECIPES / "documents_only_reranker.yaml"), f"documents={pool}", f"model={tiny_encoder}",
+             f"first_stage={tiny_encoder}", "queries=30", "ranks=1-12", "negatives=2", "group_size=2", "pair_tokens=40",
+             "generated.min_length=100", f"folder={tmp_path / 'out_of_a_pool'}"]  # fmt: skip
+    run(RunOptions(recipe=given))
+    assert begun == ["generate", "mine", "train", "evaluate"]
+    assert (tmp_path / "out_of_a_pool" / "report.html").is_file()
 
 
 def test_an_interrupted_step_goes_on(data: dict[str, str], begun: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
