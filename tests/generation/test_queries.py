@@ -126,7 +126,7 @@ def test_what_defines() -> None:
 
 
 def test_a_paper_is_not_asked_what_its_title_is(tmp_path: Path) -> None:
-    """A statement is no name: no question is put about it, and it is not typed whole into a search box."""
+    """A statement is no name: what the paper claims is asked instead, and it is not typed whole into a search box."""
     papers = [
         {"_id": f"p{n}", "title": f"Vesicle {n} transport regulates the growth of axons in adult zebrafish larvae.",
          "text": f"Kinesin-{n} carries vesicles along axons. Loss of Kinesin-{n} shortens axons by half in larvae. "
@@ -136,7 +136,11 @@ def test_a_paper_is_not_asked_what_its_title_is(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_text("".join(json.dumps(paper) + "\n" for paper in papers))
     index = build_index(open_documents(path), "en")
-    assert made(index, "template") == []
+    claims = [f"Kinesin-{n} and its cargo limit how far axons of the larvae grow" for n in range(6)]
+    for mode in ("template", "claim"):
+        assert [(query.text, query.mode, query.removed) for query in made(index, mode)] == [
+            (claim, "claim", f"We conclude that {claim}.") for claim in claims
+        ]
     assert [query.text for query in made(index, "title")] == [paper["title"] for paper in papers]
     phrases = made(index, "keyphrase")
     assert phrases

@@ -15,7 +15,7 @@ from finerank.core.row_options import split_option
 from finerank.core.seed_config import is_seed_config, translate
 from finerank.core.seeding import DEFAULT_SEED
 
-MODES = ("auto", "bridge", "template", "title", "keyphrase", "ict", "cloze", "judged", "llm", "llm_bridge")
+MODES = ("auto", "bridge", "template", "claim", "title", "keyphrase", "ict", "cloze", "judged", "llm", "llm_bridge")
 USUAL_CONFIGS = tuple(
     f"{folder}/config_lib/{name}"
     for folder in ("..", ".")
@@ -42,7 +42,8 @@ class GenerateOptions(LlmOptions, EncoderOptions):
     query_mode: list[str] = option(
         ["auto"],
         "what queries are made of, one or several, with weights after a colon: template (questions about a document's "
-        "topic), title, keyphrase, ict (a sentence taken out of the document), cloze, bridge (an entity's other "
+        "topic; of a paper, a claim), claim (what it says that it has found), title, keyphrase, ict (a sentence taken "
+        "out of the document), cloze, bridge (an entity's other "
         "aspects, answered by another document), llm, llm_bridge, judged (the corpus's own queries). auto mixes those "
         "that train a retriever; with a config of seed 003 it is bridge, with --oracle gold judged",
         metavar="MODE[:WEIGHT]",

@@ -1,4 +1,4 @@
-"""Queries out of documents, one maker per mode: questions, titles, key phrases, sentences, gaps, bridges."""
+"""Queries out of documents, one maker per mode: questions, claims, titles, key phrases, sentences, gaps, bridges."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from finerank.data.documents import Document, Documents
 from finerank.data.markdown import JOINT
 from finerank.generation.bridges import bridge
+from finerank.generation.claims import claims_in
 from finerank.generation.entities import Entity, EntityIndex, bare_title
 from finerank.generation.facets import FACETS, PLAIN, facet_of, outstanding
 from finerank.generation.frames import longest, questions_in
-from finerank.generation.language import CHINESE, content_words, is_cjk, sentences, word_count
+from finerank.generation.language import CHINESE, ENGLISH, content_words, is_cjk, sentences, word_count
 from finerank.generation.mentions import find, key_of
 from finerank.generation.topics import heading_of, is_statement, topic_of
 
@@ -88,7 +89,10 @@ def resolved(modes: Mapping[str, float] | Sequence[str], language: str) -> dict[
 
 
 def of_template(index: EntityIndex, number: int, document: Document, rng: random.Random) -> GeneratedQuery | None:
-    """Ask for what the document says of its topic: by its own question, a form of the corpus, or one of ours."""
+    """Ask for what the document says of its topic: by its own question, a form of the corpus, or one of ours.
+
+    Of a document whose title states something, a paper's say, nobody asks what its topic is: it is asked by a claim.
+    """
     topic, language = topic_of(index, number), index.language
     own = [text for text in questions_in(document.text[:600]) if topic and find(text, topic) is not None]
     if own and rng.random() < OWN_QUESTION:
@@ -99,7 +103,9 @@ def of_template(index: EntityIndex, number: int, document: Document, rng: random
         return GeneratedQuery(
             _of_heading(heading, topic, rng, language), "template", Entity(topic, "topic"), number, heading
         )
-    if not topic or is_statement(document.title):  # a study of something does not answer what the thing is
+    if is_statement(document.title):
+        return of_claim(index, number, document, rng)
+    if not topic:
         return None
     facets = facets_of(index, document, topic)
     if not facets:
@@ -139,6 +145,16 @@ def defines(sentence: str, topic: str) -> bool:
     if is_cjk(topic):
         return re.match(r"[^。，]{0,12}(?:是|又称|为|，是)", rest) is not None
     return re.match(r"(?: ?\([^)]*\))?(?:,[^,]{1,60},)? (?:is|are|was|were|refers to|means)\b", rest) is not None
+
+
+def of_claim(index: EntityIndex, number: int, document: Document, rng: random.Random) -> GeneratedQuery | None:
+    """Ask by what the document says that it has found (English)."""
+    found = list(claims_in(document.text[:8000])) if index.language == ENGLISH else []
+    if not found:
+        return None
+    sentence, claim = rng.choice(found)
+    topic = topic_of(index, number)
+    return GeneratedQuery(claim, "claim", Entity(topic, "topic") if topic else None, number, removed=sentence)
 
 
 def of_title(index: EntityIndex, number: int, document: Document, rng: random.Random) -> GeneratedQuery | None:
@@ -250,6 +266,7 @@ def entity_key(query: GeneratedQuery) -> str:
 
 MAKERS: Mapping[str, Maker] = {
     "template": of_template,
+    "claim": of_claim,
     "title": of_title,
     "keyphrase": of_keyphrase,
     "ict": of_sentence,
