@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from finerank.stages.export import ExportOptions, run
 from tests.models.test_families import PAIRS, TEXTS
 from tests.stages.test_train import write_judged, write_rows
 
-pytest.importorskip("openvino")
-pytest.importorskip("nncf")
+# Not importorskip: nncf takes seconds to import, in every process that collects the tests.
+pytestmark = pytest.mark.skipif(
+    not (find_spec("openvino") and find_spec("nncf")), reason="openvino and nncf are not installed"
+)
 
 
 def options(model: str, folder: Path, **values: Any) -> ExportOptions:
@@ -46,6 +49,7 @@ def no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "Compiled", lambda own, *_: own)
 
 
+@pytest.mark.slow
 def test_an_embedder_gives_the_same_vectors(tiny_encoder: str, tmp_path: Path) -> None:
     outcome = run(options(tiny_encoder, tmp_path / "graph"))
     assert outcome.data["least_cosine"] == pytest.approx(1, abs=1e-5)
