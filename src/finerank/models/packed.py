@@ -121,9 +121,10 @@ def _pad(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], hidden
     layout = _found(args, kwargs)
     if layout is None:
         return hidden
-    count, length = layout.shape
-    padded = hidden.new_zeros(count * length, hidden.shape[-1])
-    return padded.index_copy(0, layout.index, hidden[0]).view(count, length, -1)
+    _, length = layout.shape
+    padded = hidden.new_zeros(*layout.shape, hidden.shape[-1])
+    # No view of a flat one: FSDP may not return a view from a module that it has wrapped.
+    return padded.index_put((layout.index // length, layout.index % length), hidden[0])
 
 
 def _found(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layout | None:
