@@ -168,6 +168,7 @@ def test_padding_of_single_inputs_is_to_their_own_length(family: str, folders: d
     assert pad(tokens, model.tokenizer.pad_id, left=model.tokenizer.pad_left)["attention_mask"].all()
 
 
+@pytest.mark.slow
 def test_answers_take_no_memory_of_a_vocabulary(tmp_path: Path) -> None:
     # 16 x 512 tokens and 250,000 words: the logits of all would take 8 GB.
     scoring_memory.write(tmp_path / "model")

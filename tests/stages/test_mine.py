@@ -380,6 +380,7 @@ def test_a_run_that_dies_after_some_shards_goes_on_to_the_same_bytes(
     assert (tmp_path / "mined.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_sigkill_then_resume(tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "rows.jsonl", make_rows(60))
     arguments = orders(tiny_encoder, tmp_path, "mined.jsonl")
