@@ -73,6 +73,7 @@ def train(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
     from finerank.core.records import Group
     from finerank.models.load import multiplies_bfloat16_fast, trainable_encoder
     from finerank.training.dataset import Collator
+    from finerank.training.held_out_loss import moved
     from finerank.training.objectives import embedder_objective
 
     model = trainable_encoder(options.model, device=options.device, passage_max_len=options.max_len)
@@ -82,7 +83,7 @@ def train(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
         Group(" ".join(texts[row].split()[:12]), (texts[row], texts[half + row]), row, None, frozenset({texts[row]}))
         for row in range(half)
     ]
-    batch = _moved(Collator(model.collate)([(group, True) for group in groups]), model.device)
+    batch = moved(Collator(model.collate)([(group, True) for group in groups]), model.device)
     lengths = [int(length) for part in batch["micro"] for length in part["attention_mask"].sum(1)]
     objective = embedder_objective(temperature=0.05)
 
@@ -202,15 +203,6 @@ def _profile(work: Callable[[], Any], device: torch.device) -> dict[str, float]:
         spent[group] += taken
     total = sum(spent.values()) or 1
     return {name: round(taken / total, 4) for name, taken in spent.most_common()}
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    """Return a batch with its tensors on ``device``."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {name: _moved(each, device) for name, each in value.items()}
-    return [_moved(each, device) for each in value] if isinstance(value, list) else value
 
 
 def _finish(device: torch.device) -> None:

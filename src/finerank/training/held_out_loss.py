@@ -32,7 +32,7 @@ def held_out_loss(
         with progress(sum(map(len, batches)), "held-out loss", unit="rows") as update:
             for places in batches:
                 items = [(groups.group(place.epoch, place.index), place.counts) for place in places]
-                batch = _on(collate(items), trainable.device)
+                batch = moved(collate(items), trainable.device)
                 outputs = trainable.outputs(trainable.module(batch["micro"]), batch)
                 values += loss(outputs, batch).float().tolist()
                 update(len(places))
@@ -41,10 +41,10 @@ def held_out_loss(
     return measure
 
 
-def _on(value: Any, device: torch.device) -> Any:
-    """Move every tensor in lists and dictionaries to a device."""
+def moved(value: Any, device: torch.device) -> Any:
+    """Return a batch with every tensor, in lists and dictionaries too, on a device."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, dict):
-        return {name: _on(item, device) for name, item in value.items()}
-    return [_on(item, device) for item in value] if isinstance(value, list) else value
+        return {name: moved(item, device) for name, item in value.items()}
+    return [moved(item, device) for item in value] if isinstance(value, list) else value
