@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from finerank.models.machine import finish, multiplies_bfloat16_fast
+
 GROUPS = {
     "attention": ("attention", "bmm", "softmax"),
     "matrix products": ("addmm", "mm", "linear", "mkl", "gemm", "matmul"),
@@ -71,7 +73,7 @@ def encode(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
 def train(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
     """Take one step of an embedder's training: forward, backward, no optimizer."""
     from finerank.core.records import Group
-    from finerank.models.load import multiplies_bfloat16_fast, trainable_encoder
+    from finerank.models.load import trainable_encoder
     from finerank.training.dataset import Collator
     from finerank.training.held_out_loss import moved
     from finerank.training.objectives import embedder_objective
@@ -113,7 +115,7 @@ def growth(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
         for share, part in parts.items():
             start = time.perf_counter()
             model.encode(part, "passage")
-            _finish(model.device)
+            finish(model.device)
             seconds[share].append(time.perf_counter() - start)
     tokens = {share: sum(len(item.ids) for item in model.tokens(part, "passage")) for share, part in parts.items()}
     median = {share: statistics.median(each[1:]) for share, each in seconds.items()}
@@ -136,7 +138,7 @@ def measure(work: Callable[[], Any], model: Any, lengths: list[int], passes: int
         limits.append(_product_rate(model))
         start = time.perf_counter()
         work()
-        _finish(model.device)
+        finish(model.device)
         seconds.append(time.perf_counter() - start)
     return {
         "tokens": sum(lengths),
@@ -178,11 +180,11 @@ def _product_rate(model: Any, repeats: int = 20) -> float:
     rows = torch.randn(PRODUCT_ROWS[model.device.type], weight.shape[1], device=weight.device, dtype=weight.dtype)
     with torch.inference_mode():
         torch.nn.functional.linear(rows, weight)
-        _finish(model.device)
+        finish(model.device)
         start = time.perf_counter()
         for _ in range(repeats):
             torch.nn.functional.linear(rows, weight)
-        _finish(model.device)
+        finish(model.device)
     return 2.0 * len(rows) * weight.numel() * repeats / (time.perf_counter() - start)
 
 
@@ -203,11 +205,6 @@ def _profile(work: Callable[[], Any], device: torch.device) -> dict[str, float]:
         spent[group] += taken
     total = sum(spent.values()) or 1
     return {name: round(taken / total, 4) for name, taken in spent.most_common()}
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def _texts(source: Path | None) -> Iterator[str]:

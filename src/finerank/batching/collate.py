@@ -57,17 +57,15 @@ def micro_batches(
     Returns:
         ``micro``: list of padded batches; ``order`` [N]: where input i's result stands in their concatenation.
     """
-    numbers: dict[object, int] = {}
-    keys = ((place < apart, _key(item)) for place, item in enumerate(tokens))
-    own = torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
-    first: dict[int, Tokens] = {}
-    for number, item in zip(own.tolist(), tokens):
-        first.setdefault(number, item)
-    batches = sorted_batches([len(first[number].ids) for number in range(len(first))], budget, most)
+    keys = [(place < apart, _key(item)) for place, item in enumerate(tokens)]
+    distinct = dict(zip(keys, tokens))
+    numbers = {key: number for number, key in enumerate(distinct)}
+    inputs = list(distinct.values())
+    batches = sorted_batches([len(item.ids) for item in inputs], budget, most)
     placed = torch.tensor([number for batch in batches for number in batch])
     return {
-        "micro": [pad([first[number] for number in batch], pad_id, left=left) for batch in batches],
-        "order": torch.argsort(placed)[own],
+        "micro": [pad([inputs[number] for number in batch], pad_id, left=left) for batch in batches],
+        "order": torch.argsort(placed)[[numbers[key] for key in keys]],
     }
 
 

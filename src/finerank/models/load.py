@@ -15,8 +15,9 @@ from finerank.core.errors import UserError
 from finerank.data import console
 from finerank.models.families import open_family, scoring_family
 from finerank.models.freezing import trained
+from finerank.models.machine import multiplies_bfloat16_fast
 from finerank.models.memory import keep_freed_memory
-from finerank.models.model_files import base_of, near_folder, quiet, read_json
+from finerank.models.model_files import EXPORTED, base_of, near_folder, quiet, read_json
 
 if TYPE_CHECKING:
     from finerank.models.bi_encoder import BiEncoder
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ROPE_OR_UNBOUNDED = 10**6
-EXPORTED = "openvino/finerank.json"
-"""Marks a folder that holds a graph of OpenVINO, made by us."""
 OWN_ARCHITECTURES = ("layerwise_reranker", "lightweight_reranker")
 """Families that bring their architecture along, which transformers need not know."""
 
@@ -163,19 +162,6 @@ def resolve_dtype(device: torch.device, name: str) -> torch.dtype:
         console.say(f"note: float16 is not computed on a CPU; using {str(fast).removeprefix('torch.')}")
         return fast
     return DTYPES[name]
-
-
-def multiplies_bfloat16_fast(device: torch.device) -> bool:
-    """Say whether bfloat16 is faster than float32: CUDA capability 8.0 and up, a CPU with AMX or AVX512-BF16."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu":
-        return False
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    if not capabilities and Path("/proc/cpuinfo").exists():
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("flags", 1)[-1].split("\n", 1)[0].split()
-        return bool({"amx_bf16", "avx512_bf16"} & set(flags))
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def load_quietly(name: str, build: Callable[[], Any]) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
-
-from finerank.models.load import multiplies_bfloat16_fast
 
 CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 TELLING = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm", "sve")
@@ -70,41 +70,50 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in os.sysconf_names else 0
 
 
-def product_rate(device: torch.device, dtype: torch.dtype, rounds: int = ROUNDS) -> float:
+def multiplies_bfloat16_fast(device: torch.device) -> bool:
+    """Say whether bfloat16 is faster than float32: CUDA capability 8.0 and up, a CPU with AMX or AVX512-BF16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    if not capabilities:
+        return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags())
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Time one matrix product of an encoder's shape; return the median rate in FLOP/s."""
     large = device.type != "cpu"
     rows, (inner, outer) = (LARGE_ROWS, LARGE_WIDTHS) if large else (ROWS, WIDTHS)
-    left, right = torch.randn(rows, inner), torch.randn(inner, outer)
-    left, right = left.to(device, dtype), right.to(device, dtype)
-    seconds = []
-    for _ in range(rounds + 1):
-        _finish(device)
-        start = time.perf_counter()
-        torch.matmul(left, right)
-        _finish(device)
-        seconds.append(time.perf_counter() - start)
-    return 2 * rows * inner * outer / median(seconds[1:])  # the first one also sets up
+    left, right = torch.randn(rows, inner).to(device, dtype), torch.randn(inner, outer).to(device, dtype)
+    return 2 * rows * inner * outer / _median_seconds(lambda: torch.matmul(left, right), device)
 
 
-def copy_rate(device: torch.device, size: int = 2**28, rounds: int = ROUNDS) -> float:
+def copy_rate(device: torch.device, size: int = 2**28) -> float:
     """Time copying ``size`` bytes within the device's memory; return bytes read and written per second."""
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    seconds = []
-    for _ in range(rounds + 1):
-        _finish(device)
-        start = time.perf_counter()
-        target.copy_(source)
-        _finish(device)
-        seconds.append(time.perf_counter() - start)
-    return 2 * size / median(seconds[1:])
+    return 2 * size / _median_seconds(lambda: target.copy_(source), device)
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def _median_seconds(work: Callable[[], Any], device: torch.device) -> float:
+    seconds = []
+    for _ in range(ROUNDS + 1):
+        finish(device)
+        start = time.perf_counter()
+        work()
+        finish(device)
+        seconds.append(time.perf_counter() - start)
+    return median(seconds[1:])  # the first one also sets up
 
 
 def _first_of(path: Path, field: str) -> str:

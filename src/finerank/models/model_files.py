@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ST_CONFIG = "config_sentence_transformers.json"
 ADAPTER_CONFIG = "adapter_config.json"
+EXPORTED = "openvino/finerank.json"
+"""Marks a folder that holds a graph of OpenVINO, made by us, and names it."""
 FINERANK_JSON = "finerank.json"
 """What a model folder of ours says beyond the files that others read: class, lengths, prompts of a reranker."""
 

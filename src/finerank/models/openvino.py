@@ -23,9 +23,8 @@ from finerank.core.errors import UserError
 from finerank.data.console import warn
 from finerank.models import attention, packed
 from finerank.models.families import SCORING_HEADS
-from finerank.models.model_files import quiet
+from finerank.models.model_files import EXPORTED, quiet
 
-FOLDER, MARK = "openvino", "finerank.json"
 GRAPH, INT8_GRAPH = "openvino_model.xml", "openvino_model_qint8_quantized.xml"
 PIP = "pip install 'finerank[openvino]'"
 HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -107,16 +106,17 @@ def convert(transformer: Any, folder: Path, calibration: Sequence[Mapping[str, T
         port.get_tensor().set_names({name})
     if int8:
         graph = _quantised(graph, [{name: batch[name].numpy() for name in names} for batch in calibration])
-    path = folder / FOLDER / (INT8_GRAPH if int8 else GRAPH)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    mark = folder / EXPORTED
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    path = mark.with_name(INT8_GRAPH if int8 else GRAPH)
     openvino.save_model(graph, path, compress_to_fp16=False)
-    (path.parent / MARK).write_text(json.dumps({"graph": path.name, "int8": int8}) + "\n", encoding="utf-8")
+    mark.write_text(json.dumps({"graph": path.name, "int8": int8}) + "\n", encoding="utf-8")
     return path
 
 
 def graph_of(name: str) -> Path | None:
     """Return the graph of a folder that ``finerank export`` wrote; None of any other model."""
-    mark = Path(name) / FOLDER / MARK
+    mark = Path(name) / EXPORTED
     if not mark.is_file():
         return None
     path = mark.parent / str(json.loads(mark.read_text(encoding="utf-8"))["graph"])

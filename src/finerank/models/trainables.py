@@ -46,8 +46,10 @@ def prompt_last(options: TrainOptions) -> bool:
     return isinstance(options, RerankerOptions) and prompt_stands_last(training_family(options))
 
 
-def first_stage_of(options: RerankerOptions) -> Any:
-    """Load the embedder that finds what a reranker is measured on."""
+def first_stage_of(options: Any) -> Any:
+    """Load the embedder that finds what a reranker is measured on, as a verb's options name it; None for BM25."""
+    if options.first_stage in (None, "bm25"):
+        return None
     return load_encoder(
         str(options.first_stage), device=options.device, dtype=options.dtype, cache_dir=options.cache_dir,
         trust_remote_code=options.trust_remote_code,

@@ -70,6 +70,7 @@ class ExportOptions(ModelOptions):
                              hint="--data DEV.jsonl, or a judged folder")  # fmt: skip
         if self.device not in ("auto", "cpu"):
             raise UsageError(f"--device {self.device}: OpenVINO graphs are for CPUs", hint="--device cpu")
+        self.device = "cpu"
 
 
 def run(options: ExportOptions) -> Outcome:
@@ -116,7 +117,11 @@ def _opened(options: ExportOptions) -> Any:
         raise UserError(f"{name} is an adapter", hint=f"finerank merge --model_name_or_path {name} --output_dir MERGED")
     load = load_encoder if family == "bi_encoder" else load_scorer
     return load(
-        name, device="cpu", dtype="float32", cache_dir=options.cache_dir, trust_remote_code=options.trust_remote_code
+        name,
+        device=options.device,
+        dtype="float32",
+        cache_dir=options.cache_dir,
+        trust_remote_code=options.trust_remote_code,
     )
 
 
@@ -127,10 +132,11 @@ def _export(options: ExportOptions, model: Any, folder: Path) -> dict[str, Any]:
     from finerank.evaluation.significance import paired_interval
     from finerank.models.load import resolve_dtype
     from finerank.models.openvino import Compiled, convert
+    from finerank.models.trainables import first_stage_of
 
     items = _items(options, hasattr(model, "encode"))
     measure = measure_on(
-        model, options.data, options.split, lambda: _first_stage(options), options.rerank_depth, "--data"
+        model, options.data, options.split, lambda: first_stage_of(options), options.rerank_depth, "--data"
     ) if options.data else None  # fmt: skip
     own = model.transformer
     before = measure()[FIGURE] if measure else []
@@ -228,17 +234,6 @@ def _batches(model: Any, items: Sequence[Any]) -> list[dict[str, Any]]:
     tokens = sorted(tokens, key=lambda item: -len(item.ids))
     starts = range(0, len(tokens), BATCH)
     return [batch_on(tokens[start : start + BATCH], model.device, model.tokenizer) for start in starts]
-
-
-def _first_stage(options: ExportOptions) -> Any:
-    from finerank.models.load import load_encoder
-
-    if options.first_stage in (None, "bm25"):
-        return None
-    return load_encoder(
-        str(options.first_stage), device="cpu", dtype=options.dtype, cache_dir=options.cache_dir,
-        trust_remote_code=options.trust_remote_code,
-    )  # fmt: skip
 
 
 def _mean(values: Sequence[float]) -> float:

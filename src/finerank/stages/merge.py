@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 FIGURE = "nDCG@10"
 DEFAULT_WEIGHT = 0.5
 TUNED = 1.0
-BM25 = "bm25"
 Values = dict[str, list[float]]
 
 
@@ -162,13 +161,14 @@ def _points(
     from finerank.data.console import say
     from finerank.evaluation.held_out import measure_on
     from finerank.evaluation.significance import paired_interval
+    from finerank.models.trainables import first_stage_of
 
     measure: Callable[[], Values] | None = None
     measured: dict[float, Values] = {}
     for number, weight in enumerate(dict.fromkeys([TUNED, *options.grid])):
         if folder.shards.counts(number) is None:
             measure = measure or measure_on(
-                model, options.eval_data, options.eval_split, lambda: _first_stage(options), options.rerank_depth,
+                model, options.eval_data, options.eval_split, lambda: first_stage_of(options), options.rerank_depth,
                 "--eval_data",
             )  # fmt: skip
             set_weight(weight)
@@ -189,17 +189,6 @@ def _points(
 
 def _mean(values: Sequence[float]) -> float:
     return fsum(values) / max(len(values), 1)
-
-
-def _first_stage(options: MergeOptions) -> Any:
-    from finerank.models.load import load_encoder
-
-    if options.first_stage in (None, BM25):
-        return None
-    return load_encoder(
-        str(options.first_stage), device=options.device, dtype=options.dtype, cache_dir=options.cache_dir,
-        trust_remote_code=options.trust_remote_code,
-    )  # fmt: skip
 
 
 def _write_model(options: MergeOptions, model: Any, folder: Folder, counts: Mapping[str, Any]) -> None:
