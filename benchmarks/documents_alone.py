@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--top_k", type=int, default=20, help="passages that a reranker is judged on")
     parser.add_argument("--pair_tokens", type=int, default=192, help="a pair's length when a reranker is judged")
     parser.add_argument("values", nargs="*", metavar="NAME=VALUE")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     options.work.mkdir(parents=True, exist_ok=True)
     runs = train(options)
     result = {
