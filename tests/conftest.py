@@ -53,6 +53,14 @@ def _no_shared_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["FINERANK_CACHE"] = str(tmp_path_factory.mktemp("finerank_cache"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_cut() -> Iterator[None]:
+    """No test can cut the power, so waiting for the disk only takes time; test_outputs sees that it is asked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A WordPiece tokenizer over WORDS and single characters, with BERT's special tokens."""

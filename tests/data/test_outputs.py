@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -428,3 +429,19 @@ def test_folder_refuses_what_it_did_not_make(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError):
         folder(tmp_path / "file", overwrite=True)
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_call_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def fsync(handle: int) -> None:
+        about = os.fstat(handle)
+        done.append("folder" if stat.S_ISDIR(about.st_mode) else f"file of {about.st_size}")
+
+    replace = os.replace
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("rename"), replace(*names)))
+    write_atomic(tmp_path / "out", b"four")
+    assert done == ["file of 4", "rename", "folder"]
