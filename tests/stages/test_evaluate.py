@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from finerank.cli import main
+from finerank.core.protocols import Pair, Progress
 from finerank.data.trec import read_qrels, read_run
 from finerank.evaluation.fusion_store import FILE_NAME, Fusion, load_fusions, query_digests, save_fusion
 from finerank.evaluation.metrics import evaluate_run, mean
+from finerank.models.cross_encoder import CrossEncoder
 from tests.stages.dot_model import without_normalisation
 
 PASSAGES = [
@@ -292,3 +296,27 @@ def test_auto_weight_without_a_source_is_an_error(
     assert main(["evaluate", "-m", str(reranker), "-d", str(judged), "--fusion", "zscore"]) == 1
     assert "--dev_split" in capsys.readouterr().err
     assert not (reranker / FILE_NAME).exists()
+
+
+def test_a_second_evaluation_scores_what_the_first_did_not(
+    judged: Path, tiny_encoder: str, reranker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[int] = []
+    real = CrossEncoder.score
+
+    def counting(self: CrossEncoder, pairs: Sequence[Pair], progress: Progress | None = None) -> Any:
+        scored.append(len(pairs))
+        return real(self, pairs, progress)
+
+    monkeypatch.setattr(CrossEncoder, "score", counting)
+    command = ["evaluate", "-m", str(reranker), "-d", str(judged), "--embedding_cache", str(tmp_path / "cache")]
+    results = {}
+    for name, depth, cache in (("some", "3", []), ("all", "8", []), ("anew", "8", ["--embedding_cache", "none"])):
+        out = tmp_path / f"{name}.json"
+        words = [*command, *cache, "--first_stage", tiny_encoder, "--top_k", depth, "--output_file", str(out)]
+        assert main(words) == 0
+        results[name] = json.loads(out.read_text())
+    assert scored == [6 * 3, 6 * 5, 6 * 8]
+    assert results["all"] == results["anew"]
+    assert main([*command, "--first_stage", tiny_encoder, "--top_k", "2"]) == 0
+    assert scored[3:] == []

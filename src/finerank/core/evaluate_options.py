@@ -113,7 +113,8 @@ class EvaluateOptions(RerankerModelOptions, ModelOptions):
     limit: int | None = option(None, "evaluate only the first N queries or rows", ge=1)
     embedding_cache: str = option(
         "auto",
-        "folder of vectors kept between runs; auto: $FINERANK_CACHE/vectors, else ~/.cache/finerank/vectors; none",
+        "folder of vectors and rerankers' scores kept between runs; auto: $FINERANK_CACHE/vectors, else "
+        "~/.cache/finerank/vectors; none",
         metavar="DIR|auto|none",
         semantic=False,
     )

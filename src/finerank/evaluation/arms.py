@@ -18,6 +18,7 @@ from finerank.evaluation.costs import Cost
 from finerank.evaluation.fusion import choose_weight, fuse_runs
 from finerank.evaluation.fusion_store import Fusion, query_digests, save_fusion, stored_or_given
 from finerank.evaluation.metrics import canonical
+from finerank.evaluation.pair_scores import CachedScorer
 from finerank.evaluation.plan import BM25, Kind, Planned, fused, over
 from finerank.evaluation.ranking import rerank_run, search_run
 from finerank.evaluation.report import Values
@@ -188,8 +189,7 @@ def _reranked(arms: Arms, model: Loaded, first: First, judged: Judged, dev: Judg
     """Add the arm of a reranker over one first stage, and that of their fusion."""
     name = over(model.name, first.name)
     started = time.monotonic()
-    run = _rerank(model, judged, arms.runs[first.name], options, name)
-    seconds = time.monotonic() - started
+    run, seconds = _rerank(model, judged, arms.runs[first.name], options, name)
     arms.add(name, run, model.path, **model.describe())
     arms.took(name, started)
     before = arms.costs.get(first.name, Cost())
@@ -202,7 +202,7 @@ def _reranked(arms: Arms, model: Loaded, first: First, judged: Judged, dev: Judg
     chosen_here = options.weight is None and (model.name, first.name) not in arms.fusions
     if dev is not None and (options.calibrates or chosen_here):
         found = first.candidates(dev, options.top_k)
-        arms.dev[name] = _rerank(model, dev, found, options, f"{name}, dev")
+        arms.dev[name], _ = _rerank(model, dev, found, options, f"{name}, dev")
         if options.fusion != "none" and chosen_here:
             arms.fusions[model.name, first.name] = _choose(arms, model, first.name, found, arms.dev[name], dev, options)
     if options.fusion == "none":
@@ -255,10 +255,12 @@ def _store(path: str, fusion: Fusion) -> None:
         warn(f"the fusion weight could not be stored with {path}: {reason}; {use}")
 
 
-def _rerank(model: Loaded, judged: Judged, first: Run, options: ArmOptions, label: str) -> Run:
+def _rerank(model: Loaded, judged: Judged, first: Run, options: ArmOptions, label: str) -> tuple[Run, float]:
+    """Return the reranked run and the seconds that its pairs take."""
+    scorer = CachedScorer(model.model, options.cache)
     total = sum(min(options.top_k, len(first.get(query, {}))) for query in judged.query_ids)
     with progress(total, label, "pairs") as update:
-        return rerank_run(model.model, judged, first, options.top_k, update)
+        return rerank_run(scorer, judged, first, options.top_k, update), scorer.seconds
 
 
 def _retriever(model: Loaded, judged: Judged, options: ArmOptions) -> Retriever:

@@ -14,6 +14,7 @@ from finerank.evaluation.arms import ArmOptions, Arms, Loaded
 from finerank.evaluation.costs import Cost
 from finerank.evaluation.fusion import fuse_runs
 from finerank.evaluation.fusion_store import stored_or_given
+from finerank.evaluation.pair_scores import CachedScorer
 from finerank.evaluation.plan import fused, fusion_pairs
 from finerank.evaluation.ranking import bm25_rows, score_pairs, vector_pairs
 from finerank.evaluation.rows import RowSet, best_threshold, pair_figures, row_accuracies
@@ -34,8 +35,7 @@ def row_arms(models: Sequence[Loaded], row_set: RowSet, options: ArmOptions, *, 
 
     for model in asked:
         started = time.monotonic()
-        scores = score_rows(model, row_set, options)
-        seconds = time.monotonic() - started
+        scores, seconds = _scored(model, row_set, options)
         by_cosine = model.searches and model.model is not None and model.model.cosine
         boundary = COSINE_BOUNDARY if by_cosine else 0.0
         arms.add(model.name, row_set.run(scores), model.path, **model.describe())
@@ -58,14 +58,20 @@ def _cost(model: Loaded, row_set: RowSet, seconds: float) -> Cost:
 
 def score_rows(model: Loaded, row_set: RowSet, options: ArmOptions) -> NDArray[np.float32]:
     """Score a row set's pairs [P]."""
-    pairs = row_set.pairs()
+    return _scored(model, row_set, options)[0]
+
+
+def _scored(model: Loaded, row_set: RowSet, options: ArmOptions) -> tuple[NDArray[np.float32], float]:
+    """Return scores [P] and the seconds that they take."""
+    started, pairs = time.monotonic(), row_set.pairs()
     if model.model is None:
-        return bm25_rows(row_set)
+        return bm25_rows(row_set), time.monotonic() - started
     if model.searches:
         with progress(len(set(row_set.queries.values())) + len(set(row_set.passages.values())), model.name) as update:
-            return vector_pairs(model.model, pairs, options.cache, update)
+            return vector_pairs(model.model, pairs, options.cache, update), time.monotonic() - started
+    scorer = CachedScorer(model.model, options.cache)
     with progress(len(set(pairs)), model.name, "pairs") as update:
-        return score_pairs(model.model, pairs, update)
+        return score_pairs(scorer, pairs, update), scorer.seconds
 
 
 def add_figures(
