@@ -66,6 +66,7 @@ def test_ten_minutes_from_the_first_line_to_the_last(
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("material")
     done = subprocess.run(

@@ -188,6 +188,7 @@ def test_a_package_without_source_is_an_error(package: Path, name: str) -> None:
         read_functions([name])
 
 
+@pytest.mark.slow
 def test_the_standard_library_gives_thousands() -> None:
     harvest = read_functions()
     assert 4_000 < len(harvest.functions) < 7_000

@@ -145,7 +145,7 @@ def test_done_is_done_and_other_options_are_refused(
 
 
 def test_a_small_corpus_ends_with_what_it_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pool = write(tmp_path / "few.jsonl", illnesses()[:20])
+    pool = write(tmp_path / "few.jsonl", illnesses()[:8])
     assert main(words(pool, tmp_path / "out", "--num_examples", "5000", "--query_mode", "template", "--json")) == 0
     shown = capsys.readouterr()
     found = json.loads(shown.out)

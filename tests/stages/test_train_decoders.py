@@ -151,6 +151,7 @@ def assert_alike(one: Path, other: Path, tolerance: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_two_processes_tune_the_adapters_that_one_does(
     tmp_path: Path, rows_file: str, tiny_reranker: str, decoders: dict[str, str]
 ) -> None:
