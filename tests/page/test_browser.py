@@ -16,7 +16,10 @@ from finerank.evaluation.report_html import render
 from finerank.evaluation.significance import bootstrap_intervals, paired_randomisations
 from tests.page import examples
 
-pytestmark = pytest.mark.skipif(chromium.found() is None, reason="no Chromium on this machine (apt install chromium)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(chromium.found() is None, reason="no Chromium on this machine (apt install chromium)"),
+]
 DESKTOP, PHONE = (1280, 900), (390, 844)
 
 
@@ -139,7 +142,6 @@ def test_hostile_texts_are_shown_as_they_are(browser: Browser, pages: dict[str, 
     assert browser.errors == []
 
 
-@pytest.mark.slow
 def test_a_hundred_thousand_queries_open_at_once(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

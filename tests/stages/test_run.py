@@ -140,6 +140,7 @@ def test_a_large_rerankers_judgement_in_a_small_one(
     assert begun == ["mine", "score", "train", "evaluate"]
 
 
+@pytest.mark.slow
 def test_documents_alone(tmp_path: Path, begun: list[str], tiny_encoder: str) -> None:
     documents = tmp_path / "docs"
     documents.mkdir()

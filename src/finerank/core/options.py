@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import operator
 import re
 import types
@@ -96,8 +97,14 @@ class Option:
         return self.default is MISSING
 
 
-def declared(cls: type) -> dict[str, Option]:
+def declared(cls: type) -> Mapping[str, Option]:
     """Return a dataclass's options by name, in the order of declaration."""
+    known: Any = cls  # a class can be hashed, also where its instances cannot
+    return _declared(known)
+
+
+@functools.cache
+def _declared(cls: type) -> Mapping[str, Option]:
     hints = typing.get_type_hints(cls)
     return {item.name: _describe(item, hints[item.name]) for item in dataclasses.fields(cls)}
 

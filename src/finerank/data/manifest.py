@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import platform
@@ -126,7 +127,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False, default=str).encode() + b"\n")
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """Return the versions that may matter when a result is looked into later; nothing is imported for it."""
     found = {"finerank": __version__, "python": platform.python_version()}
     for package in PACKAGES:

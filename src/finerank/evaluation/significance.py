@@ -8,7 +8,6 @@ queries); Smucker, Allan and Carterette 2007 (the randomisation test for retriev
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import comb
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,7 +151,10 @@ def mcnemar(gained: int, lost: int) -> float:
     (0.0625, 1.0)
     """
     total = gained + lost
-    tail = sum(comb(total, count) for count in range(min(gained, lost) + 1))
+    tail = term = 1  # ways in which the rarer has 0, then 1, 2 … of them
+    for count in range(min(gained, lost)):
+        term = term * (total - count) // (count + 1)
+        tail += term
     p: float = 2 * tail / (1 << total)  # whole numbers: these overflow no float
     return min(1.0, p)
 

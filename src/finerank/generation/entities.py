@@ -92,7 +92,10 @@ class EntityIndex:
         ]
 
     def ranked(self, number: int) -> list[Mention]:
-        """Return a document's mentions that lead elsewhere, best first."""
+        """Return a document's mentions that lead elsewhere, best first; the last few are kept."""
+        return self._ranked(number)
+
+    def _rank(self, number: int) -> list[Mention]:
         document = self.documents[number]
         title = set(content_words(document.title))
         found = [
@@ -138,6 +141,7 @@ class EntityIndex:
 
     def __post_init__(self) -> None:
         self._mentions = lru_cache(512)(lambda number: mentions(_whole(self.documents[number]), self.language))
+        self._ranked = lru_cache(512)(self._rank)
         self._vector = lru_cache(512)(lambda number: self.vector(self.documents[number].passage))
 
     def _score(self, mention: Mention, title: set[str]) -> float:
