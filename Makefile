@@ -10,7 +10,7 @@ INSTALL = $(PIP) install --quiet --constraint constraints.txt
 
 help:
 	@echo "make demo       the whole loop on the installed Python library (ARGS='--package NAME' for another)"
-	@echo "make test       the tests;  make test-slow: kill loops, parity, quality"
+	@echo "make test       the tests;  make test-slow: kill loops, parity, quality, pages in a browser"
 	@echo "make check      ruff, mypy, import contracts;  make format: mend what ruff can"
 	@echo "make docs       the documentation as a site, in build/site"
 	@echo "make parity     FlagEmbedding's scores of tiny models, made again (ARGS='base')"
