@@ -1,7 +1,7 @@
 """Training beside the peers on one job: quality on judged dev queries, wall time and memory; same data, several seeds.
 
     python benchmarks/trainers.py embedder|reranker --data BEIR_DIR --model M --work DIR --out FILE.json
-        [--queries 2000] [--seeds 3] [--engines finerank st fe] [--first_stage M] [--depth 50]
+        [--queries 2000] [--seeds 3] [--engines finerank st fe] [--first_stage M] [--depth 50] [--train_only]
 
 Train queries of the folder are given negatives once, by finerank mine from the base model; every engine trains on that
 file, each run a fresh process, start-up included. The engines take turns within a seed. finerank runs the recipe in
@@ -158,9 +158,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--depth", type=int, default=50, help="passages of the first stage that rerankers order")
     parser.add_argument("--engines", nargs="+", default=["finerank", "st", "fe"], choices=["finerank", "st", "fe"])
+    parser.add_argument("--train_only", action="store_true", help="judge later: the same call without this")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     runs = train_all(options, prepare(options))
+    if options.train_only:
+        return
     result = {
         "family": options.family,
         "queries": options.queries,
