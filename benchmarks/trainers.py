@@ -1,7 +1,8 @@
 """Training beside the peers on one job: quality on judged dev queries, wall time and memory; same data, several seeds.
 
     python benchmarks/trainers.py embedder|reranker --data BEIR_DIR --model M --work DIR --out FILE.json
-        [--queries 2000] [--seeds 3] [--engines finerank st fe] [--first_stage M] [--depth 50] [--train_only]
+        [--queries 2000] [--seeds 3] [--engines finerank st fe] [--first_stage M] [--depth 50]
+        [--judged_queries 300] [--train_only]
 
 Train queries of the folder are given negatives once, by finerank mine from the base model; every engine trains on that
 file, each run a fresh process, start-up included. The engines take turns within a seed. finerank runs the recipe in
@@ -108,6 +109,7 @@ def judge(options: argparse.Namespace, runs: list[dict[str, Any]]) -> dict[str, 
         "evaluate", "--model_name_or_path", "bm25", *models, "--data", str(options.data), "--split", "dev", "--metrics",
         METRIC, *more, "--top_k", str(options.depth), *LENGTHS[options.family], "--embedding_cache",
         str(options.work / "vectors"), "--output_file", str(out), "--overwrite",
+        *(("--limit", str(options.judged_queries)) if options.judged_queries else ()),
     )  # fmt: skip
     results = json.loads(out.read_text())
     queries = sorted(next(iter(results["per_query"].values()))[METRIC])
@@ -158,6 +160,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--depth", type=int, default=50, help="passages of the first stage that rerankers order")
     parser.add_argument("--engines", nargs="+", default=["finerank", "st", "fe"], choices=["finerank", "st", "fe"])
+    parser.add_argument("--judged_queries", type=int, help="judge on the first so many dev queries (default: all)")
     parser.add_argument("--train_only", action="store_true", help="judge later: the same call without this")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
