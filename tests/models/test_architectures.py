@@ -91,6 +91,17 @@ def test_bfloat16_stays_near_and_saves_and_loads(reranker: str, tmp_path: Path) 
     assert np.abs(again.score(PAIRS) - exact.score(PAIRS)).max() <= 1e-6
 
 
+def test_a_head_computes_in_float32_under_a_trainers_autocast(reranker: str) -> None:
+    scorer = trainable_scorer(reranker, device="cpu", dropout=0.0)
+    step = scorer.collate(groups(3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = scorer.module.train()(step["micro"])
+        assert torch.is_autocast_enabled("cpu")
+    assert not torch.equal(logits, logits.bfloat16().float()), "rounded to bfloat16"
+    logits.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in scorer.module.parameters() if p.grad is not None)
+
+
 def test_as_an_embedder_it_equals_sentence_transformers(reranker: str) -> None:
     from sentence_transformers import SentenceTransformer
 

@@ -122,6 +122,7 @@ def train(
     texts_per_forward: int = 1000,
     cached: bool = False,
     clip: str = "norm",
+    keep_best: bool = True,
     **values: Any,
 ) -> tuple[Fit, TinyScorer]:
     """Train a tiny model; ``values`` are TrainingArguments; with ``sign=-1`` it is measured worse as it learns."""
@@ -163,6 +164,7 @@ def train(
         patience=patience,
         cached=cached,
         clip=clip,
+        keep_best=keep_best,
         resume_from=distributed.from_first(lambda: choose_checkpoint(folder, None)) if resume else None,
     )
     return result, model

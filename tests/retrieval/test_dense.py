@@ -102,3 +102,15 @@ def test_cuda_gives_the_same_bytes() -> None:
     for cosine in (False, True):
         one, other = top_k(queries, pool, 100, cosine=cosine), top_k(queries, pool, 100, cosine=cosine, device="cuda")
         assert all(np.array_equal(left, right) for left, right in zip(one, other))
+
+
+def test_exact_under_a_trainers_autocast() -> None:
+    import torch
+
+    # All alike: bfloat16 cannot tell these passages from each other.
+    queries, pool = vectors(0, 20, 64) + 1, vectors(1, 3000, 64) * np.float32(0.02) + 1
+    plain = top_k(queries, pool, 10, cosine=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        positions, scores = top_k(queries, pool, 10, cosine=True)
+    assert np.array_equal(positions, plain[0])
+    assert np.array_equal(scores, plain[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,20 @@ def test_strict_leaves_no_finished_model(tmp_path: Path, rows_file: str, tiny_re
     cut = options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "cut", strict=True, max_len=8, max_steps=1)
     with pytest.raises(UserError, match="longer than 8 tokens and get cut"):
         run(cut)
+
+
+def test_long_positives_of_a_later_data_set_are_seen(
+    tmp_path: Path, rows_file: str, tiny_reranker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finerank.training import job
+
+    monkeypatch.setattr(job, "POSITIVES_LOOKED_AT", 4)
+    rows = [json.loads(line) for line in Path(rows_file).read_text().splitlines()]
+    longer = tmp_path / "longer.jsonl"
+    longer.write_text("".join(json.dumps(row | {"pos": [row["pos"][0] * 40]}) + "\n" for row in rows))
+    given = options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "out", strict=True, max_len=60, max_steps=1)
+    with pytest.raises(UserError, match="2 of 4 positives .* are longer than 60 tokens"):
+        run(dataclasses.replace(given, train_data=[rows_file, str(longer)]))
 
 
 def test_reports(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from finerank.training.arguments import parse_extras, training_arguments
 
 def test_values_get_the_type_of_their_field() -> None:
     typed, notes = parse_extras(
-        {"adam_beta2": ["0.95"], "bf16_full_eval": [], "dataloader_num_workers": ["2"], "optim": ["sgd"]}, []
+        {"adam_beta2": ["0.95"], "save_only_model": [], "dataloader_num_workers": ["2"], "optim": ["sgd"]}, []
     )
-    assert typed == {"adam_beta2": 0.95, "bf16_full_eval": True, "dataloader_num_workers": 2, "optim": "sgd"}
+    assert typed == {"adam_beta2": 0.95, "save_only_model": True, "dataloader_num_workers": 2, "optim": "sgd"}
     assert notes == []
 
 
@@ -37,12 +37,38 @@ def test_a_bool_may_be_negated_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     "flag",
-    ["per_device_eval_batch_size", "label_smoothing_factor", "push_to_hub", "log_level", "logging_nan_inf_filter"],
+    [
+        "per_device_eval_batch_size",
+        "label_smoothing_factor",
+        "push_to_hub",
+        "log_level",
+        "logging_nan_inf_filter",
+        "auto_find_batch_size",
+        "neftune_noise_alpha",
+        "use_liger_kernel",
+        "fp16_full_eval",
+        "bf16_full_eval",
+        # Names of transformers 4 that 5 has no more.
+        "tpu_num_cores",
+        "ray_scope",
+        "mp_parameters",
+        "dispatch_batches",
+        "split_batches",
+        "include_inputs_for_metrics",
+    ],  # fmt: skip
 )
 def test_what_has_no_effect_is_said(flag: str) -> None:
     typed, notes = parse_extras({flag: ["1"]}, [])
     assert typed == {}
     assert [note.split(":")[0] for note in notes] == [f"--{flag} has no effect on train"]
+
+
+def test_names_of_transformers_4_that_5_writes_otherwise() -> None:
+    given = {"per_gpu_train_batch_size": ["4"], "torchdynamo": ["inductor"], "adafactor": ["True"]}
+    typed = {"per_device_train_batch_size": 4, "torch_compile_backend": "inductor", "optim": "adafactor"}
+    assert parse_extras(given, []) == (typed, [])
+    assert parse_extras({"adafactor": []}, [])[0] == {"optim": "adafactor"}
+    assert parse_extras({"adafactor": ["False"]}, [])[0] == {}
 
 
 def test_unknown_names_name_the_nearest() -> None:

@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 
+from finerank.batching.groups import GroupMaker
 from finerank.batching.strata import Portion, Stratum
-from finerank.core.records import Group
+from finerank.core.records import Group, Row
 from finerank.core.seeding import stream
 from finerank.training.dataset import Collator, EpochBatches, Place
 
@@ -93,3 +94,14 @@ def test_a_batch_says_that_it_has_no_in_batch_negatives() -> None:
     group = Group("q", ("p", "n"), 0)
     assert "in_batch" not in collate([(group, True)])
     assert collate([(Group("q", ("p", "n"), 0, in_batch=False), True)])["in_batch"] is False
+
+
+def test_a_shuffled_positive_is_still_the_same_passage() -> None:
+    """Two queries share a positive: neither's shuffled copy may be the other's negative."""
+    shared = " ".join(f"word{number}" for number in range(60))
+    rows = [Row(query, (shared,), (f"no answer to {query}",)) for query in ("one", "two")]
+    made = GroupMaker(rows, 2, seed=0, shuffle_ratio=1.0)
+    groups = [made.group(0, index) for index in range(2)]
+    assert all(group.passages[0] != shared for group in groups)
+    batch = Collator(lambda items: {})([(group, True) for group in groups])
+    assert batch["passage_ids"][0] == batch["passage_ids"][2] == batch["positive_ids"][0] == batch["positive_ids"][1]

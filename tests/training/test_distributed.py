@@ -18,6 +18,14 @@ CASES: dict[str, dict[str, Any]] = {
     "idle": {"family": TinyEncoder, "rows": 9, "per_device_train_batch_size": 4},
     "accumulated": {"family": TinyEncoder, "gradient_accumulation_steps": 2},
     "cached": {"family": TinyEncoder, "texts_per_forward": 4, "cached": True},
+    # The second batch has two rows and one: two micro-batches and one, of which neither alone would be cached.
+    "uneven": {
+        "family": TinyEncoder,
+        "rows": 7,
+        "per_device_train_batch_size": 2,
+        "texts_per_forward": 4,
+        "cached": True,
+    },
     "both": {"family": TinyScorer, "texts_per_forward": 5, "cached": True, "gradient_accumulation_steps": 2},
     "clamped": {"family": TinyEncoder, "clip": "value", "max_grad_norm": 0.002},
     "evaluated": {"family": TinyScorer, "evaluate": True, "eval_steps": 1},

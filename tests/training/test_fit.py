@@ -219,6 +219,25 @@ def test_asking_for_a_bad_checkpoint_is_an_error(tmp_path: Path) -> None:
         choose_checkpoint(tmp_path, str(tmp_path / "checkpoint-1"))
 
 
+def test_weights_alone_are_not_gone_on_from(tmp_path: Path) -> None:
+    train(tmp_path, max_steps=2, save_only_model=True)
+    with pytest.raises(UserError, match=r"checkpoint-2 has weights only \(--save_only_model\)"):
+        train(tmp_path, max_steps=4)
+    with pytest.raises(UserError, match="weights only"):
+        choose_checkpoint(tmp_path / "other", str(tmp_path / "checkpoint-2"))
+
+
+def test_a_best_evaluation_that_was_not_kept(tmp_path: Path) -> None:
+    """The best figure fell between two checkpoints: the run ends all the same, with its last weights."""
+    result, model = train(
+        tmp_path, evaluate=True, eval_steps=1, sign=-1.0, dropout=0.0, save_steps=4, save_total_limit=1, keep_best=False
+    )
+    margins = {entry["step"]: entry["eval_margin"] for entry in result.history if "eval_margin" in entry}
+    assert max((step for step in margins if step), key=lambda step: margins[step]) % 4
+    _, last = train(tmp_path / "other", dropout=0.0)
+    assert same(model, last)
+
+
 def test_best_weights_come_back(tmp_path: Path) -> None:
     # Measured upside down, so that the best weights are early ones and not the last.
     result, model = train(tmp_path / "run", evaluate=True, eval_steps=1, sign=-1.0, dropout=0.0, save_steps=100)

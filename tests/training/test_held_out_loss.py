@@ -46,3 +46,16 @@ def _ids(groups: GroupMaker, places: range) -> dict[str, object]:
     from finerank.training.dataset import Collator
 
     return Collator(lambda items: {"size": len(items)})([(groups.group(0, index), True) for index in places])
+
+
+def test_autocast_does_not_reach_the_loss() -> None:
+    """Cosines over a small temperature: in bfloat16 a logit would be off by more than a plateau's threshold."""
+    model = TinyEncoder(dropout=0.0)
+    model.device = torch.device("cpu")  # type: ignore[attr-defined]
+    groups = GroupMaker(make_rows(6), 2, seed=0)
+    vectors = torch.nn.functional.normalize(torch.randn(18, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    model.module = lambda micro: vectors  # type: ignore[assignment]
+    measure = held_out_loss(model, groups, embedder_objective(temperature=0.02), 6, seed=0)  # type: ignore[arg-type]
+    plain = measure()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert measure() == plain

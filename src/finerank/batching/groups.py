@@ -124,11 +124,14 @@ class GroupMaker:
         if missing > 0:
             negatives += self._fill(negatives, missing, epoch, index, known | set(numbers))
         kind = self._index.table[int(self._index.kinds[index])]
+        written = row.positives[positive]
+        shown = self._shuffled(written, epoch, index)
         return Group(
             row.query,
-            (self._shuffled(row.positives[positive], epoch, index), *negatives),
+            (shown, *negatives),
             index,
             _teacher_scores(row, positive, own, missing),
+            None if shown == written else written,
             frozenset(row.positives) if len(rows) == 1 else self._texts(tuple(rows)),
             in_batch=self.set_of(index).in_batch,
             **self.prompts(row, kind),

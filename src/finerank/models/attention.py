@@ -39,7 +39,9 @@ def products(
     """Attend by two batched products; [N, H, L, D] and an additive mask, or None -> [N, H, L, D]."""
     weights = torch.matmul(query * scale, key.transpose(2, 3))
     if mask is not None:
-        weights = weights + mask.to(weights.dtype)
+        # float32's lowest would be -inf in bfloat16, and a padding row of a local window, all of it masked, NaN.
+        lowest = torch.finfo(weights.dtype).min / 2
+        weights = weights + mask.clamp(min=lowest).to(weights.dtype)
     # dtype= keeps autocast from widening the [N, H, L, L] weights to float32, the largest tensor of the layer.
     return torch.matmul(torch.softmax(weights, dim=-1, dtype=weights.dtype), value)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -245,17 +246,34 @@ def _check_head(name: str, transformer: Any, new_head: bool, cache_dir: str | No
 
 
 def _half_backbone(model: Any, dtype: torch.dtype) -> None:
-    """Run the transformer in ``dtype`` and what stands on it in float32."""
-    if dtype == torch.float32:
-        return
+    """Run the transformer in ``dtype`` and what stands on it in float32, under a trainer's autocast too."""
     model.to(dtype)
     backbone = getattr(model, model.base_model_prefix)
     heads = [child for child in model.children() if child is not backbone]
     for head in [*heads, getattr(backbone, "pooler", None)]:
         if head is not None:
             head.float()
-            head.register_forward_pre_hook(_to_float32)
+            head.register_forward_pre_hook(_enter_float32)
+            head.register_forward_hook(_leave_float32, always_call=True)
 
 
-def _to_float32(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(item.float() if isinstance(item, torch.Tensor) else item for item in inputs)
+_RUNNING: list[ExitStack] = []
+"""What the heads that are running have switched off, innermost last."""
+
+
+def _enter_float32(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Switch autocast off, unless a launcher has brought the head's own weights to 16 bits."""
+    dtype = next((weight.dtype for weight in module.parameters()), torch.float32)
+    _RUNNING.append(ExitStack())
+    if dtype == torch.float32:
+        device = next((item.device.type for item in inputs if isinstance(item, torch.Tensor)), "cpu")
+        _RUNNING[-1].enter_context(torch.autocast(device, enabled=False))
+    return tuple(item.to(dtype) if _is_float(item) else item for item in inputs)
+
+
+def _leave_float32(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+    _RUNNING.pop().close()
+
+
+def _is_float(item: Any) -> bool:
+    return isinstance(item, torch.Tensor) and item.is_floating_point()

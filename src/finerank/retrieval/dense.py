@@ -162,7 +162,8 @@ def _nominate(
     scores = torch.empty((len(queries), 0), device=device)
     positions = torch.empty((len(queries), 0), dtype=torch.int64, device=device)
     largest = 0.0
-    with torch.inference_mode():
+    # A training that evaluates may have autocast on; the bound on the rounding error is float32's.
+    with torch.inference_mode(), torch.autocast(asked.device.type, enabled=False):
         for start in range(0, len(pool), pool_block):
             block = torch.from_numpy(np.array(pool[start : start + pool_block], dtype=np.float32)).to(device)
             norms = block.norm(dim=-1)

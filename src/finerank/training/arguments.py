@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 from transformers.utils import logging as hf_logging
 
 from finerank.core.errors import UsageError, did_you_mean
@@ -23,7 +24,9 @@ from finerank.training.zero import launch_alone
 RENAMED = {
     "evaluation_strategy": "eval_strategy",
     "no_cuda": "use_cpu",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
     "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "torchdynamo": "torch_compile_backend",
     "include_tokens_per_second": "include_num_input_tokens_seen",
 }
 """Names of transformers 4 -> their present names."""
@@ -68,6 +71,20 @@ NO_EFFECT = {
     "batch_eval_metrics": "evaluation ranks, it does not predict",
     "include_for_metrics": "evaluation ranks, it does not predict",
     "include_num_input_tokens_seen": "the bar counts rows",
+    "include_inputs_for_metrics": "evaluation ranks, it does not predict",
+    "fp16_full_eval": "evaluation computes in the format of training",
+    "bf16_full_eval": "evaluation computes in the format of training",
+    "auto_find_batch_size": "--max_tokens_per_forward bounds a step's memory at any batch size",
+    "neftune_noise_alpha": "no noise is added to embeddings here; --dropout is what keeps a model from its rows",
+    "use_liger_kernel": "its kernels are for other classes than the ones trained here",
+    "liger_kernel_config": "its kernels are for other classes than the ones trained here",
+    "skip_memory_metrics": "figures of memory are not logged",
+    "dispatch_batches": "every process makes its own batches",
+    "split_batches": "every process makes its own batches",
+    "ray_scope": "there is no search over settings",
+    "mp_parameters": "SageMaker's model parallelism is not offered",
+    "tpu_num_cores": "there is no training on TPUs",
+    "tpu_metrics_debug": "there is no training on TPUs",
     "label_smoothing_factor": "a group's target is its positive, and no other loss is offered",
     "log_level": "transformers only speaks of errors here",
     "log_level_replica": "transformers only speaks of errors here",
@@ -128,6 +145,10 @@ def parse_extras(extras: Mapping[str, Sequence[str]], own: Sequence[str]) -> tup
             notes.append(f"--{name} has no effect on train: {NO_EFFECT[present]}")
         elif present in known:
             words[present] = list(values)
+        elif name == "adafactor":
+            # 4.x's switch for what 5.x chooses by --optim.
+            if not values or string_to_bool(values[0]):
+                words["optim"] = ["adafactor"]
         elif name.startswith("no_") and "bool" in known.get(name[3:], "") and not values:
             words[name[3:]] = ["False"]
         else:

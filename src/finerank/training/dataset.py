@@ -133,7 +133,7 @@ class Collator:
         groups = [group for group, _ in items]
         batch = {
             **self.collate(groups),
-            "passage_ids": _ids([text for group in groups for text in group.passages]),
+            "passage_ids": _ids([text for group in groups for text in group.written()]),
             "positive_ids": [_ids(sorted(group.known_positives)) for group in groups],
             COUNTS_KEY: torch.tensor([float(counts) for _, counts in items]),
         }

@@ -95,7 +95,7 @@ def choose_checkpoint(output_dir: Path, asked: str | None) -> Path | None:
                 f"--resume_from_checkpoint {asked}: the checkpoint is torn: {wrong}",
                 hint="leave the path out to take the newest whole one in --output_dir",
             )
-        return folder
+        return _resumable(folder)
     found = checkpoint.find(output_dir)
     for folder, wrong in found.torn.items():
         instead = f"{found.newest.name} is used instead" if found.newest else "training starts again"
@@ -103,7 +103,21 @@ def choose_checkpoint(output_dir: Path, asked: str | None) -> Path | None:
         shutil.rmtree(folder, ignore_errors=True)
     for leftover in output_dir.glob(".checkpoint-*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
-    return found.newest
+    return _resumable(found.newest) if found.newest else None
+
+
+def _resumable(folder: Path) -> Path:
+    """Return a checkpoint that holds more than weights.
+
+    Raises:
+        UserError: for one of --save_only_model, from which the optimizer and the learning rate would start anew.
+    """
+    if not any(folder.glob("rng_state*.pth")):
+        raise UserError(
+            f"{folder} has weights only (--save_only_model): a training cannot go on from it as if it had not stopped",
+            hint=f"--overwrite to start again, or --model_name_or_path {folder} to tune these weights further",
+        )
+    return folder
 
 
 def fit(

@@ -70,11 +70,16 @@ def _send(
     backward((results * gradient).sum())
 
 
-def _random_state() -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+def _random_state() -> list[Tensor]:
+    return [torch.get_rng_state(), *(device.get_rng_state() for device in _devices())]
 
 
-def _set_random_state(state: tuple[Tensor, Tensor | None]) -> None:
+def _set_random_state(state: list[Tensor]) -> None:
     torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1])
+    for device, its in zip(_devices(), state[1:]):
+        device.set_rng_state(its)
+
+
+def _devices() -> list[Any]:
+    """Return the modules of the kinds of device that dropout may be drawn on, beside the CPU."""
+    return [device for device in (torch.cuda, torch.mps) if device.is_available()]

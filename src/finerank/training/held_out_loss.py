@@ -33,8 +33,10 @@ def held_out_loss(
             for places in batches:
                 items = [(groups.group(place.epoch, place.index), place.counts) for place in places]
                 batch = moved(collate(items), trainable.device)
-                outputs = trainable.outputs(trainable.module(batch["micro"]), batch)
-                values += loss(outputs, batch).float().tolist()
+                results = trainable.module(batch["micro"]).float()
+                # As in training: autocast covers the model, the loss is taken in float32.
+                with torch.autocast(trainable.device.type, enabled=False):
+                    values += loss(trainable.outputs(results, batch), batch).tolist()
                 update(len(places))
         return values
 

@@ -173,7 +173,10 @@ class Job:
             )
         if counts.refused:
             say(f"{counts.refused:,} labelled negatives are a positive of the same query or a repeat: left out")
-        positives = [(row.query, row.positives[0]) for row in self.groups.rows[:POSITIVES_LOOKED_AT]]
+        rows = self.groups.rows
+        # Equally far from each other: a later data set may have other lengths.
+        looked_at = [rows[index] for index in range(0, len(rows), -(-len(rows) // POSITIVES_LOOKED_AT))]
+        positives = [(row.query, row.positives[0]) for row in looked_at]
         cut, limit = self.model.truncated(positives)
         sentence = truncated_positives(cut, len(positives), limit)
         self.tripwires.trip(sentence, "a larger --max_len or --passage_max_len reads more of them")

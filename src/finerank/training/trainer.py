@@ -178,7 +178,8 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             UserError: if the loss is not a number; the weights are still those of the last good step.
         """
         inputs = self._in_step(inputs)
-        if self.cached and len(inputs["micro"]) > 1:
+        # Cached or not, all processes alike: DDP's own messages must come in one order.
+        if self.cached and distributed.most(len(inputs["micro"]), self.args.device) > 1:
             return self._cached_training_step(model, inputs, num_items_in_batch)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
@@ -303,8 +304,9 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         if not self.args.should_save:
             return
         fully_sharded.drop_second_copy(staging)
-        if self.state.best_global_step:
-            self.state.best_model_checkpoint = str(folder / f"checkpoint-{self.state.best_global_step}")
+        best = folder / f"checkpoint-{self.state.best_global_step}"
+        # The best evaluation made no checkpoint where best weights are not kept; the parent looks for the folder.
+        self.state.best_model_checkpoint = str(best) if best == final or best.is_dir() else None
         self.state.save_to_json(str(staging / STATE))
         self.ledger.save(staging)
         checkpoint.land(staging, final)
