@@ -131,9 +131,9 @@ class GroupMaker:
             (shown, *negatives),
             index,
             _teacher_scores(row, positive, own, missing),
-            None if shown == written else written,
             frozenset(row.positives) if len(rows) == 1 else self._texts(tuple(rows)),
             in_batch=self.set_of(index).in_batch,
+            written_positive=None if shown == written else written,
             **self.prompts(row, kind),
         )
 

@@ -64,26 +64,26 @@ class Group:
         passages: G texts.
         teacher_scores: G floats aligned with ``passages``, NaN for a passage from elsewhere; None without a teacher.
         row: index of the row in its data set.
-        written_positive: the positive as its row has it, where ``passages`` has it shuffled.
         known_positives: every positive of the row; in-batch copies of them are not negatives.
         query_prompt, passage_prompt: what the row has put before its query and its passages; None leaves it to the
             model.
         prompt: what the row has a prompted language model read behind query and passage; None likewise.
         alike: whether the passages are texts like the query and get its prompt.
         in_batch: whether passages of other queries are negatives too.
+        written_positive: the positive as its row has it, where ``passages`` has it shuffled.
     """
 
     query: str
     passages: tuple[str, ...]
     row: int
     teacher_scores: tuple[float, ...] | None = None
-    written_positive: str | None = None
     known_positives: frozenset[str] = frozenset()
     query_prompt: str | None = None
     passage_prompt: str | None = None
     prompt: str | None = None
     alike: bool = False
     in_batch: bool = True
+    written_positive: str | None = None
 
     def written(self) -> tuple[str, ...]:
         """Return the passages as their rows have them: what tells whether two are the same."""
