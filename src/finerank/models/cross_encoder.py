@@ -8,6 +8,7 @@ apart.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -116,7 +117,7 @@ class CrossEncoder:
         length = bounded_length(asked, own, transformer.config, "max length")
         if asked is None and query_max_len is None and passage_max_len is None:
             query_max_len, passage_max_len = stored.get("query_max_len"), stored.get("passage_max_len")
-        _half_backbone(transformer, dtype)
+        _keep_heads_float32(transformer, dtype)
         packed.install(transformer, device)
         transformer.eval()
         before = (
@@ -245,7 +246,7 @@ def _check_head(name: str, transformer: Any, new_head: bool, cache_dir: str | No
         )
 
 
-def _half_backbone(model: Any, dtype: torch.dtype) -> None:
+def _keep_heads_float32(model: Any, dtype: torch.dtype) -> None:
     """Run the transformer in ``dtype`` and what stands on it in float32, under a trainer's autocast too."""
     model.to(dtype)
     backbone = getattr(model, model.base_model_prefix)
@@ -257,22 +258,28 @@ def _half_backbone(model: Any, dtype: torch.dtype) -> None:
             head.register_forward_hook(_leave_float32, always_call=True)
 
 
-_RUNNING: list[ExitStack] = []
-"""What the heads that are running have switched off, innermost last."""
+class _Running(threading.local):
+    """What the heads that are running in a thread have switched off, innermost last; autocast is a thread's own."""
+
+    def __init__(self) -> None:
+        self.heads: list[ExitStack] = []
+
+
+_RUNNING = _Running()
 
 
 def _enter_float32(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Switch autocast off, unless a launcher has brought the head's own weights to 16 bits."""
     dtype = next((weight.dtype for weight in module.parameters()), torch.float32)
-    _RUNNING.append(ExitStack())
+    _RUNNING.heads.append(ExitStack())
     if dtype == torch.float32:
         device = next((item.device.type for item in inputs if isinstance(item, torch.Tensor)), "cpu")
-        _RUNNING[-1].enter_context(torch.autocast(device, enabled=False))
+        _RUNNING.heads[-1].enter_context(torch.autocast(device, enabled=False))
     return tuple(item.to(dtype) if _is_float(item) else item for item in inputs)
 
 
 def _leave_float32(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-    _RUNNING.pop().close()
+    _RUNNING.heads.pop().close()
 
 
 def _is_float(item: Any) -> bool:

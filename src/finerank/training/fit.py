@@ -115,7 +115,7 @@ def _resumable(folder: Path) -> Path:
     if not any(folder.glob("rng_state*.pth")):
         raise UserError(
             f"{folder} has weights only (--save_only_model): a training cannot go on from it as if it had not stopped",
-            hint=f"--overwrite to start again, or --model_name_or_path {folder} to tune these weights further",
+            hint="--overwrite to start again",
         )
     return folder
 
