@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from finerank.batching.row_pairs import PairLayout
+from finerank.batching.row_prompts import Prompts, embedder_prompts, no_prompts, pair_prompts
 from finerank.core.protocols import Pair, Progress, Side
 from finerank.core.records import Row
 from finerank.data.sources import Judged
@@ -23,6 +28,7 @@ from finerank.evaluation.held_out import (
     search_measure,
     shapes,
 )
+from finerank.models.load import load_encoder, load_scorer
 
 ROWS = [Row("q1", ("good one",), ("bad a", "bad b")), Row("q2", ("good two",), ("bad a", "bad c"))]
 
@@ -87,6 +93,52 @@ def test_rows_by_hand_and_asked_anew() -> None:
     assert means(measure) == pytest.approx({"nDCG@10": (1 + 1 / math.log2(3)) / 2, "MRR": 0.75, "accuracy": 0.5})
     scorer.table["good two"] = 5.0
     assert means(measure) == pytest.approx({"nDCG@10": 1.0, "MRR": 1.0, "accuracy": 1.0})
+
+
+def scores_of(rows: list[Row], prompts: Prompts = no_prompts, **model: Any) -> list[float]:
+    kept = Scores()
+    rows_measure(rows, **model, scores=kept, prompts=prompts)()
+    return kept.relevant + kept.others
+
+
+def prompted(**extra: str) -> list[Row]:
+    return [replace(row, extra=extra) for row in ROWS]
+
+
+def test_an_embedder_is_measured_with_the_rows_prompts(tiny_encoder: str) -> None:
+    def opened(query: str, passage: str = "text: ") -> Any:
+        return load_encoder(tiny_encoder, device="cpu", dtype="float32", query_prompt=query, passage_prompt=passage)
+
+    own, sort = opened("find: "), partial(embedder_prompts, template="{}: {}")
+    assert scores_of(ROWS, sort, encoder=own) == scores_of(ROWS, encoder=own)
+    found = scores_of(prompted(prompt="sort"), sort, encoder=own)
+    assert found == pytest.approx(scores_of(ROWS, encoder=opened("sort: ")), abs=1e-6)
+    assert found != pytest.approx(scores_of(ROWS, encoder=own), abs=1e-3)
+    # Both sides alike: the passages get what stands before the query, be it the row's or the model's own.
+    found = scores_of(prompted(prompt="sort", type="symmetric_sts"), sort, encoder=own)
+    assert found == pytest.approx(scores_of(ROWS, encoder=opened("sort: ", "sort: ")), abs=1e-6)
+    found = scores_of(prompted(type="symmetric_sts"), sort, encoder=own)
+    assert found == pytest.approx(scores_of(ROWS, encoder=opened("find: ", "find: ")), abs=1e-6)
+
+
+def test_a_reranker_is_measured_with_the_rows_instructions(tiny_reranker: str) -> None:
+    def opened(query: str) -> Any:
+        return load_scorer(tiny_reranker, device="cpu", dtype="float32", query_prefix=query, passage_prefix="text: ")
+
+    asked = partial(pair_prompts, layout=PairLayout("find: "))
+    rows = prompted(query_prompt="sort: ", passage_prompt="not asked for: ")
+    found = scores_of(rows, asked, scorer=opened("find: "))
+    assert found == pytest.approx(scores_of(ROWS, scorer=opened("sort: ")), abs=1e-5)
+    assert found != pytest.approx(scores_of(ROWS, scorer=opened("find: ")), abs=1e-3)
+    assert scores_of(rows, partial(pair_prompts, layout=PairLayout()), scorer=opened("find: ")) == scores_of(
+        ROWS, scorer=opened("find: ")
+    )
+
+
+def test_a_prompt_that_is_no_text_is_none(tiny_encoder: str) -> None:
+    encoder = load_encoder(tiny_encoder, device="cpu", dtype="float32", query_prompt="find: ")
+    rows = [replace(row, extra={"prompt": ["sort"], "type": 3}) for row in ROWS]
+    assert scores_of(rows, embedder_prompts, encoder=encoder) == scores_of(ROWS, encoder=encoder)
 
 
 def test_a_constant_model_is_as_bad_as_can_be() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +84,20 @@ def test_what_is_no_number_is_neither_kept_nor_passed_on(tmp_path: Path) -> None
     assert CachedScorer(Lengths(), tmp_path).score(PAIRS[:2]).tolist() == Lengths().score(PAIRS[:2]).tolist()
 
 
-@given(st.text(), st.text())
-def test_a_pair_comes_back_from_its_text(query: str, passage: str) -> None:
+@given(st.text(), st.text(), st.text())
+def test_a_pair_comes_back_from_its_text(query: str, passage: str, prompt: str) -> None:
     assert _pair(_text((query, passage))) == (query, passage)
+    assert _pair(_text((query, passage, prompt))) == (query, passage, prompt)
+
+
+def test_pairs_that_have_what_stands_before_them_are_kept_apart(tmp_path: Path) -> None:
+    class Prefixed(Lengths):
+        def score(
+            self, pairs: Sequence[Any], progress: Progress | None = None, *, placed: bool = False
+        ) -> NDArray[np.float32]:
+            return super().score(pairs if placed else [("a: " + query, passage) for query, passage in pairs], progress)
+
+    scorer = CachedScorer(Prefixed(), tmp_path)
+    assert scorer.score(PAIRS[:1]) == pytest.approx(scorer.score(PAIRS[:1], placed=True) + 3)
+    assert scorer.score(PAIRS[:1]) == pytest.approx(scorer.score(PAIRS[:1], placed=True) + 3)
+    assert len(scorer.scorer.asked) == 2  # type: ignore[attr-defined]

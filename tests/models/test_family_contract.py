@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from fork_server import SERVER
 
 from finerank.batching.collate import pad
+from finerank.evaluation.ranking import score_groups, vector_groups
 from finerank.models.families import FAMILIES
 from finerank.models.load import load_encoder, load_scorer, trainable_encoder, trainable_scorer
 from finerank.training.losses import group_cross_entropy
@@ -139,6 +141,22 @@ def test_a_training_step_gives_what_inference_gives(family: str, folders: dict[s
         return
     pairs = [(group.query, passage) for group in batch for passage in group.passages]
     assert np.abs(found["scores"].numpy().reshape(-1) - reference.score(pairs)).max() <= TOLERANCE
+
+
+def test_what_rows_bring_along_is_measured_as_it_is_trained_on(family: str, folders: dict[str, str]) -> None:
+    model, plain = trainable(family, folders[family]), groups(3)
+    third: dict[str, Any] = {"alike": True, "query_prompt": "sort: "} if family == "bi_encoder" else {"prompt": "is it"}
+    own = [replace(plain[0], query_prompt="find: "), replace(plain[1], passage_prompt="text: ")]
+    own += [plain[2] if family == "cross_encoder" else replace(plain[2], **third)]
+    score = vector_groups if family == "bi_encoder" else score_groups
+    measured = score(model, own)
+    with torch.no_grad():
+        step = outputs_of(model, own)
+    trained = step["scores"] if "scores" in step else 0.1 * _similarities(step)
+    assert np.abs(measured - trained.numpy().reshape(-1)).max() <= TOLERANCE
+    bare = score(model, plain)
+    changed = np.abs(measured - bare).reshape(3, 4).max(axis=1) > TOLERANCE
+    assert changed.tolist() == [True, True, family != "cross_encoder"]
 
 
 def test_the_loss_falls(family: str, folders: dict[str, str]) -> None:

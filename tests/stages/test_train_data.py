@@ -169,6 +169,36 @@ def test_a_reranker_reads_instructions_before_both_texts(tmp_path: Path, tiny_re
     assert plain["final_loss"] != instructed["final_loss"]
 
 
+def measured(folder: Path) -> list[dict[str, float]]:
+    """Return all figures of a run, of the base model first, by their names."""
+    entries = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    figures = ("eval_nDCG@10", "eval_MRR", "eval_accuracy")
+    return [{name: entry[name] for name in figures} for entry in entries if figures[0] in entry]
+
+
+@FAMILIES
+@pytest.mark.parametrize("held_out", ["eval_data", "hold_out"])
+def test_rows_are_measured_with_the_prompts_that_they_are_trained_on(
+    tmp_path: Path, model: Callable[..., str], family: type[TrainOptions], held_out: str
+) -> None:
+    embedder = family is EmbedderOptions
+    flag = "query_instruction_for_retrieval" if embedder else "query_instruction_for_rerank"
+    key = "prompt" if embedder else "query_prompt"
+
+    def figures(name: str, instruction: str, **keys: Any) -> list[dict[str, float]]:
+        rows = write(tmp_path / f"{name}.jsonl", *lines(40, 8, **keys))
+        watched = {"eval_data": [rows]} if held_out == "eval_data" else {"hold_out": 0.5}
+        given: dict[str, Any] = {flag: instruction, "learning_rate": 1e-3, "eval_steps": 1, **watched}
+        trained(family, model(family), tmp_path / name, rows, **given)
+        return measured(tmp_path / name)
+
+    prompted = figures("prompted", "read the tree: ", **{key: "sort two dog: "})
+    assert len(prompted) == 3
+    # Every row has the same one, so it is as if the run had it.
+    assert prompted == figures("given", "sort two dog: ")
+    assert prompted[0] != figures("bare", "read the tree: ")[0]
+
+
 def test_a_batch_without_in_batch_negatives_has_the_loss_of_its_own_groups(tiny_encoder: str) -> None:
     vectors = torch.nn.functional.normalize(torch.randn(9, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
     outputs = {"queries": vectors[:3], "passages": vectors[3:]}

@@ -30,7 +30,7 @@ def embedder_prompts(row: Row, kind: Kind, template: str = "{}{}") -> Mapping[st
     """
     own = row.extra.get("prompt") if row.extra else None
     alike = kind.type in BOTH_SIDES_ALIKE
-    if own is None:
+    if not isinstance(own, str):
         return {"alike": True} if alike else {}
     return {"query_prompt": _before(own, template), "alike": alike}
 

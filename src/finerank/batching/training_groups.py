@@ -7,7 +7,7 @@ from functools import partial
 
 from finerank.batching.groups import GroupMaker
 from finerank.batching.row_pairs import PairLayout
-from finerank.batching.row_prompts import embedder_prompts, pair_prompts
+from finerank.batching.row_prompts import Prompts, embedder_prompts, pair_prompts
 from finerank.core.records import Row
 from finerank.core.train_options import EmbedderOptions, RerankerOptions, TrainOptions
 from finerank.data.console import say
@@ -28,11 +28,22 @@ def groups_of(options: TrainOptions, rows: Sequence[Row], *, prompt_last: bool =
     return _reranker(options, rows, prompt_last)
 
 
+def prompts_of(options: TrainOptions, *, prompt_last: bool = False) -> Prompts:
+    """Return what a run puts around the texts of a row, be it trained on or measured on.
+
+    Args:
+        prompt_last: whether a row's ``prompt`` is what a language model reads behind its pairs.
+    """
+    if isinstance(options, EmbedderOptions):
+        return partial(embedder_prompts, template=options.query_instruction_format)
+    assert isinstance(options, RerankerOptions)
+    return partial(pair_prompts, layout=PairLayout.of(options, prompt_last=prompt_last))
+
+
 def _embedder(options: EmbedderOptions, rows: Sequence[Row]) -> GroupMaker:
     groups = GroupMaker(
         rows, options.train_group_size, options.seed, typed=True, shuffle_ratio=options.shuffle_ratio,
-        apart=options.same_dataset_within_batch,
-        prompts=partial(embedder_prompts, template=options.query_instruction_format),
+        apart=options.same_dataset_within_batch, prompts=prompts_of(options),
     )  # fmt: skip
     for kind, count in groups.types().items():
         say(f"{count:,} rows of type {kind}: {MEANINGS[kind]}")
@@ -55,12 +66,11 @@ MEANINGS = {
 
 def _reranker(options: TrainOptions, rows: Sequence[Row], prompt_last: bool) -> GroupMaker:
     assert isinstance(options, RerankerOptions)
-    layout = PairLayout.of(options, prompt_last=prompt_last)
     groups = GroupMaker(
         rows, options.train_group_size, options.seed, shuffle_ratio=options.shuffle_ratio,
-        apart=options.same_dataset_within_batch, prompts=partial(pair_prompts, layout=layout),
+        apart=options.same_dataset_within_batch, prompts=prompts_of(options, prompt_last=prompt_last),
     )  # fmt: skip
-    if groups.prompted() and not (layout.query_instruction or layout.passage_instruction):
+    if groups.prompted() and not (options.query_instruction_for_rerank or options.passage_instruction_for_rerank):
         read = "but prompt, which stands behind the pair, " if prompt_last else ""
         say(
             f"note: the instructions of {groups.prompted():,} rows {read}are not read: they take the place of "

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from finerank.core.records import Group
+
 Side = Literal["query", "passage"]
 Pair = tuple[str, str]
 """Query, passage."""
@@ -41,8 +43,14 @@ class Encoder(Protocol):
         """Digest of all that decides a vector: weights, tokenizer, prompt of the side, length, pooling, dtype."""
         ...
 
-    def encode(self, texts: Sequence[str], side: Side, progress: Progress | None = None) -> NDArray[np.float32]:
-        """Return vectors [N, D] in the order of ``texts``."""
+    def encode(
+        self, texts: Sequence[str], side: Side, progress: Progress | None = None, prompts: Sequence[str] | None = None
+    ) -> NDArray[np.float32]:
+        """Return vectors [N, D] in the order of ``texts``; ``prompts`` [N] take the place of the side's."""
+        ...
+
+    def prompts_of(self, group: Group) -> tuple[str, str]:
+        """Return what stands before a group's query, and before its passages, in training as elsewhere."""
         ...
 
 
@@ -54,8 +62,14 @@ class Scorer(Protocol):
 
     def fingerprint(self) -> str: ...
 
-    def score(self, pairs: Sequence[Any], progress: Progress | None = None) -> NDArray[np.float32]:
-        """Return scores [N] in the order of ``pairs``."""
+    def score(
+        self, pairs: Sequence[Any], progress: Progress | None = None, *, placed: bool = False
+    ) -> NDArray[np.float32]:
+        """Return scores [N] in the order of ``pairs``; ``placed``: what stands before texts is there already."""
+        ...
+
+    def pairs_of(self, group: Group) -> list[Any]:
+        """Return a group's pairs, with what stands before their texts, in training as elsewhere."""
         ...
 
 

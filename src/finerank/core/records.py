@@ -85,6 +85,12 @@ class Group:
     in_batch: bool = True
     written_positive: str | None = None
 
+    @property
+    def prompted(self) -> bool:
+        """Whether the row decides what stands before or behind a text."""
+        own = self.query_prompt, self.passage_prompt, self.prompt
+        return self.alike or any(prompt is not None for prompt in own)
+
     def written(self) -> tuple[str, ...]:
         """Return the passages as their rows have them: what tells whether two are the same."""
         return (self.passages[0] if self.written_positive is None else self.written_positive, *self.passages[1:])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finerank.batching.groups import GroupMaker
+from finerank.batching.row_prompts import Prompts, no_prompts
 from finerank.core.errors import UsageError
 from finerank.core.protocols import Encoder, Scorer
 from finerank.core.records import Row
@@ -22,7 +23,7 @@ from finerank.data.sources import Judged, is_judged, read_judged, read_rows
 from finerank.evaluation.fusion import choose_weight, fuse_runs
 from finerank.evaluation.fusion_store import Fusion, query_digests
 from finerank.evaluation.metrics import evaluate_run
-from finerank.evaluation.ranking import rerank_run, score_pairs, search_run, vector_pairs
+from finerank.evaluation.ranking import rerank_run, score_groups, search_run, vector_groups
 from finerank.evaluation.rows import lay_out
 from finerank.evaluation.score_shapes import ends_of, shape, to_mapping
 from finerank.retrieval.bm25 import Bm25Retriever
@@ -51,13 +52,20 @@ POOL_NEGATIVES = 31
 
 
 def measure_on(
-    model: Any, paths: Sequence[str], split: str, first_stage: Callable[[], Encoder | None], depth: int, flag: str
+    model: Any,
+    paths: Sequence[str],
+    split: str,
+    first_stage: Callable[[], Encoder | None],
+    depth: int,
+    flag: str,
+    prompts: Prompts = no_prompts,
 ) -> Measure:
     """Return what measures an embedder or a reranker, as it is at each call, on rows or on one judged folder.
 
     Args:
         first_stage: opens the embedder whose best ``depth`` passages a reranker orders; None stands for BM25.
         flag: the option that named ``paths``.
+        prompts: what rows say is put around their texts.
 
     Raises:
         UsageError: for several judged folders, or one beside rows.
@@ -65,7 +73,7 @@ def measure_on(
     reranker = not hasattr(model, "encode")
     judged = [path for path in paths if is_judged(path)]
     if not judged:
-        return rows_measure(read_rows(paths), **{"scorer" if reranker else "encoder": model})
+        return rows_measure(read_rows(paths), **{"scorer" if reranker else "encoder": model}, prompts=prompts)
     if len(paths) > 1:
         raise UsageError(f"{flag} takes row files, or one judged folder", hint=f"{flag} {judged[0]}")
     held_out = read_judged(judged[0], split)
@@ -106,24 +114,26 @@ def rows_measure(
     scorer: Scorer | None = None,
     encoder: Encoder | None = None,
     scores: Scores | None = None,
+    prompts: Prompts = no_prompts,
 ) -> Measure:
     """Rank every row's passages by a reranker, or by the similarity of an embedder; exactly one of them is given.
 
     Args:
         scores: takes each measurement's scores.
+        prompts: what rows say is put around their texts, as in a training on them.
     """
     kept = scores or Scores()
     row_set = lay_out(_with_negatives(rows))
-    pairs = row_set.pairs()
+    pairs, groups = row_set.pairs(), row_set.groups(prompts)
 
     def measure() -> Figures:
         if scorer is not None:
             with progress(len(set(pairs)), LABEL, "pairs") as update:
-                found = score_pairs(scorer, pairs, update)
+                found = score_groups(scorer, groups, update)
         else:
             distinct = len({query for query, _ in pairs}) + len({passage for _, passage in pairs})
             with progress(distinct, LABEL) as update:
-                found = vector_pairs(_needed(encoder), pairs, progress=update)
+                found = vector_groups(_needed(encoder), groups, progress=update)
         run = row_set.run(found)
         kept.note(row_set.qrels, run)
         return figures(row_set.qrels, run)

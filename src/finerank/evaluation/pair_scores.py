@@ -13,12 +13,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finerank.core.protocols import Pair, Progress, Scorer, Side
+from finerank.core.protocols import AnyPair, Progress, Scorer, Side
+from finerank.core.records import Group
 from finerank.evaluation.metrics import check_scores
+from finerank.evaluation.prompted_texts import read, written
 from finerank.retrieval.vectors import cached_encode
 
 WINDOW = 1024
 """Pairs that land together: at most these are lost to a kill."""
+PROMPTED = "+"
+"""Begins what a pair with a prompt of its own is written as; the others begin with a digit."""
 
 
 class CachedScorer:
@@ -35,12 +39,20 @@ class CachedScorer:
         self.scorer = scorer
         self.cache = cache
         self.seconds = 0.0
+        self._placed = False
 
     def fingerprint(self, side: Side = "passage") -> str:
-        return self.scorer.fingerprint()
+        return self.scorer.fingerprint() + (" placed" if self._placed else "")
 
-    def score(self, pairs: Sequence[Pair], progress: Progress | None = None) -> NDArray[np.float32]:
+    def pairs_of(self, group: Group) -> list[AnyPair]:
+        """Return a group's pairs, with what stands before their texts."""
+        return self.scorer.pairs_of(group)
+
+    def score(
+        self, pairs: Sequence[AnyPair], progress: Progress | None = None, *, placed: bool = False
+    ) -> NDArray[np.float32]:
         """Return scores [N] in the order of ``pairs``; the windows are the same with and without a cache."""
+        self._placed = placed
         found = cached_encode(self, list(map(_text, pairs)), "passage", self.cache, progress, WINDOW)
         self.seconds += float(found[:, 1].sum(dtype=np.float64))
         return found[:, 0]
@@ -52,22 +64,26 @@ class CachedScorer:
             UserError: for a score that is not finite.
         """
         started = time.monotonic()
-        scores = self.scorer.score(list(map(_pair, texts)), progress)
+        pairs = list(map(_pair, texts))
+        scores = self.scorer.score(pairs, progress, placed=True) if self._placed else self.scorer.score(pairs, progress)
         check_scores(map(float, scores), "reranker")
         each = (time.monotonic() - started) / len(texts)
         return np.stack([scores, np.full(len(texts), each)], axis=1).astype(np.float32)
 
 
-def _text(pair: Pair) -> str:
+def _text(pair: AnyPair) -> str:
     """Write a pair as a text that no other pair has.
 
     >>> _text(("what?", "this")), _pair("5 what?this")
     ('5 what?this', ('what?', 'this'))
     """
-    query, passage = pair
-    return f"{len(query)} {query}{passage}"
+    query, passage, *prompt = pair
+    text = written(query, passage)
+    return PROMPTED + written(prompt[0], text) if prompt else text
 
 
-def _pair(text: str) -> Pair:
-    length, _, both = text.partition(" ")
-    return both[: int(length)], both[int(length) :]
+def _pair(text: str) -> AnyPair:
+    if not text.startswith(PROMPTED):
+        return read(text)
+    prompt, both = read(text.removeprefix(PROMPTED))
+    return *read(both), prompt

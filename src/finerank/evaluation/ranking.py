@@ -6,20 +6,22 @@ that was missed stays missed in both arms (appending missed ones to one side is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finerank.core.protocols import Encoder, Pair, Progress, Retriever, Scorer
+from finerank.core.protocols import AnyPair, Encoder, Pair, Progress, Retriever, Scorer
+from finerank.core.records import Group
 from finerank.core.runs import Run, top
 from finerank.data.sources import Judged
 from finerank.evaluation.fusion_store import query_digests
 from finerank.evaluation.metrics import check_scores
+from finerank.evaluation.prompted_texts import PromptedTexts, written
 from finerank.evaluation.rows import RowSet
 from finerank.retrieval.bm25 import Bm25Retriever
-from finerank.retrieval.vectors import cached_encode
+from finerank.retrieval.vectors import Embeds, cached_encode
 
 NORM_FLOOR = 1e-12
 
@@ -61,11 +63,27 @@ def rerank_run(scorer: Scorer, judged: Judged, first: Run, k: int, progress: Pro
 
 def score_pairs(scorer: Scorer, pairs: Sequence[Pair], progress: Progress | None = None) -> NDArray[np.float32]:
     """Score every distinct pair once; return scores [N] in the order of ``pairs``."""
-    places: dict[Pair, int] = {}
+    return _each_once(lambda distinct: scorer.score(distinct, progress), pairs)
+
+
+def score_groups(scorer: Scorer, groups: Sequence[Group], progress: Progress | None = None) -> NDArray[np.float32]:
+    """Score the pairs of all groups [N], one group after another, as a training on them reads them."""
+    if not any(group.prompted for group in groups):
+        return score_pairs(scorer, _bare(groups), progress)
+    pairs = [pair for group in groups for pair in scorer.pairs_of(group)]
+    return _each_once(lambda distinct: scorer.score(distinct, progress, placed=True), pairs)
+
+
+def _each_once(score: Callable[[list[AnyPair]], NDArray[np.float32]], pairs: Sequence[AnyPair]) -> NDArray[np.float32]:
+    places: dict[AnyPair, int] = {}
     order = [places.setdefault(pair, len(places)) for pair in pairs]
-    distinct = scorer.score(list(places), progress) if places else np.empty(0, dtype=np.float32)
+    distinct = score(list(places)) if places else np.empty(0, dtype=np.float32)
     check_scores(map(float, distinct), "reranker")
     return np.asarray(distinct, dtype=np.float32)[order]
+
+
+def _bare(groups: Sequence[Group]) -> list[Pair]:
+    return [(group.query, passage) for group in groups for passage in group.passages]
 
 
 def vector_pairs(
@@ -75,11 +93,31 @@ def vector_pairs(
 
     Each distinct text is encoded once.
     """
+    return _similarities(encoder, pairs, cosine=encoder.cosine, cache=cache, progress=progress)
+
+
+def vector_groups(
+    encoder: Encoder, groups: Sequence[Group], cache: Path | None = None, progress: Progress | None = None
+) -> NDArray[np.float32]:
+    """Score the pairs of all groups [N] by vectors, one group after another, as a training on them reads them."""
+    if not any(group.prompted for group in groups):
+        return vector_pairs(encoder, _bare(groups), cache, progress)
+    pairs = []
+    for group in groups:
+        before_query, before_passage = encoder.prompts_of(group)
+        query = written(before_query, group.query)
+        pairs += [(query, written(before_passage, passage)) for passage in group.passages]
+    return _similarities(PromptedTexts(encoder), pairs, cosine=encoder.cosine, cache=cache, progress=progress)
+
+
+def _similarities(
+    encoder: Embeds, pairs: Sequence[Pair], *, cosine: bool, cache: Path | None, progress: Progress | None
+) -> NDArray[np.float32]:
     queries = list(dict.fromkeys(query for query, _ in pairs))
     passages = list(dict.fromkeys(passage for _, passage in pairs))
     left = cached_encode(encoder, queries, "query", cache, progress)
     right = cached_encode(encoder, passages, "passage", cache, progress)
-    if encoder.cosine:
+    if cosine:
         left, right = _unit(left), _unit(right)
     query_place = {text: place for place, text in enumerate(queries)}
     passage_place = {text: place for place, text in enumerate(passages)}

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from finerank.core.records import Row
+from finerank.batching.row_prompts import Prompts
+from finerank.core.records import Group, Row
 from finerank.core.runs import Qrels, Run
 from finerank.core.seeding import DEFAULT_SEED
+from finerank.data.row_index import kind_of
 from finerank.evaluation.metrics import check_scores
 from finerank.evaluation.significance import Interval, random_generator, tail
 
@@ -34,17 +36,27 @@ class RowSet(NamedTuple):
         passages: passage id -> text. Ids sort so that at equal scores negatives come first (``core.runs.ranked``).
         qrels: the positives.
         ids: per row, its passage ids, positives first.
+        rows: as they were read, for what they say beside their texts.
     """
 
     queries: dict[str, str]
     passages: dict[str, str]
     qrels: Qrels
     ids: list[list[str]]
+    rows: Sequence[Row]
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return all (query, passage) texts, row by row."""
         texts = zip(self.queries.values(), self.ids)
         return [(query, self.passages[passage]) for query, ids in texts for passage in ids]
+
+    def groups(self, prompts: Prompts) -> list[Group]:
+        """Return each row with all of its passages, in the order of ``pairs``, and with what it puts around them."""
+        texts = zip(self.rows, self.queries.values(), self.ids)
+        return [
+            Group(query, tuple(self.passages[name] for name in ids), number, **prompts(row, kind_of(row)))
+            for number, (row, query, ids) in enumerate(texts)
+        ]
 
     def run(self, scores: Sequence[float] | NDArray[Any]) -> Run:
         """Return the run of scores that are aligned with ``pairs``."""
@@ -73,7 +85,7 @@ def lay_out(rows: Sequence[Row]) -> RowSet:
         qrels[query] = dict.fromkeys(positives, 1)
         passages.update(zip(positives + negatives, row.positives + row.negatives))
         ids.append(positives + negatives)
-    return RowSet(queries, passages, qrels, ids)
+    return RowSet(queries, passages, qrels, ids, rows)
 
 
 def row_accuracies(row_set: RowSet, run: Run) -> dict[str, dict[str, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from finerank.batching.row_prompts import Prompts
 from finerank.core.errors import DataError, Problem, UsageError, did_you_mean
 from finerank.core.protocols import Encoder
 from finerank.core.records import Row
@@ -113,12 +114,21 @@ def needs_first_stage(options: TrainOptions) -> bool:
 
 
 def measure_of(
-    options: TrainOptions, model: Any, first_stage: Encoder | None, held_out: Sequence[Row], scores: Scores
+    options: TrainOptions,
+    model: Any,
+    first_stage: Encoder | None,
+    held_out: Sequence[Row],
+    scores: Scores,
+    prompts: Prompts,
 ) -> Measure | None:
-    """Return what measures the model during training, or None where there is nothing to measure on."""
+    """Return what measures the model during training, or None where there is nothing to measure on.
+
+    Args:
+        prompts: what the training puts around the texts of its rows.
+    """
     if held_out:
         kind = "scorer" if isinstance(options, RerankerOptions) else "encoder"
-        return rows_measure(held_out, **{kind: model}, scores=scores)
+        return rows_measure(held_out, **{kind: model}, scores=scores, prompts=prompts)
     judged = judged_folder(options)
     if judged is None:
         return None

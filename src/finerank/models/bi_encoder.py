@@ -170,18 +170,25 @@ class BiEncoder:
             )
         return self._fingerprints[side]
 
-    def encode(self, texts: Sequence[str], side: Side, progress: Progress | None = None) -> NDArray[np.float32]:
-        """Return vectors [N, D] in the order of ``texts``; each distinct text is computed once."""
+    def encode(
+        self, texts: Sequence[str], side: Side, progress: Progress | None = None, prompts: Sequence[str] | None = None
+    ) -> NDArray[np.float32]:
+        """Return vectors [N, D] in the order of ``texts``; each distinct text is computed once.
+
+        Args:
+            prompts: [N], in the place of the side's own.
+        """
+        items: Sequence[Any] = texts if prompts is None else list(zip(texts, prompts))
+
+        def tokenise(part: Sequence[Any]) -> list[Any]:
+            if prompts is None:
+                return self.tokens(part, side)
+            return self.tokens([text for text, _ in part], side, [prompt for _, prompt in part])
+
         return engine.run(
-            self.module,
-            texts,
-            lambda part: self.tokens(part, side),
-            self.module.embed,
-            tokenizer=self.tokenizer,
-            device=self.device,
-            width=self.dimension,
-            progress=progress,
-        )
+            self.module, items, tokenise, self.module.embed, tokenizer=self.tokenizer, device=self.device,
+            width=self.dimension, progress=progress,
+        )  # fmt: skip
 
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
         """Return query vectors [N, D]."""
@@ -216,20 +223,19 @@ class BiEncoder:
                 (tokens[place],) = self.tokenizer.texts([cut + tail], UNCUT)
         return tokens
 
-    def _query_prompt(self, group: Group) -> str:
-        return self.prompts["query"] if group.query_prompt is None else group.query_prompt
-
-    def _passage_prompt(self, group: Group) -> str:
-        if group.alike:
-            return self._query_prompt(group)
-        return self.prompts["passage"] if group.passage_prompt is None else group.passage_prompt
+    def prompts_of(self, group: Group) -> tuple[str, str]:
+        """Return what stands before a group's query, and before its passages: its own prompts, else the model's."""
+        query = self.prompts["query"] if group.query_prompt is None else group.query_prompt
+        passage = self.prompts["passage"] if group.passage_prompt is None else group.passage_prompt
+        return query, query if group.alike else passage
 
     def collate(self, groups: Sequence[Group]) -> dict[str, Any]:
         """Return one step: queries first, then each group's passages, in token-sorted micro-batches."""
-        queries = self.tokens([group.query for group in groups], "query", list(map(self._query_prompt, groups)))
+        before = list(map(self.prompts_of, groups))
+        queries = self.tokens([group.query for group in groups], "query", [query for query, _ in before])
         passages = self.tokens(
             [text for group in groups for text in group.passages], "passage",
-            [prompt for group in groups for prompt in [self._passage_prompt(group)] * len(group.passages)],
+            [prompt for group, (_, prompt) in zip(groups, before) for _ in group.passages],
         )  # fmt: skip
         step = micro_batches(
             [*queries, *passages], self.tokens_per_forward, self.tokenizer.pad_id, left=self.tokenizer.pad_left,

@@ -101,11 +101,14 @@ class LlmReranker:
             self._fingerprint = weights_digest(self.module, self.transformer.config, recipe, self.tokenizer.state)
         return self._fingerprint
 
-    def score(self, pairs: Sequence[AnyPair], progress: Progress | None = None) -> NDArray[np.float32]:
+    def score(
+        self, pairs: Sequence[AnyPair], progress: Progress | None = None, *, placed: bool = False
+    ) -> NDArray[np.float32]:
         """Return logits [N] in the order of ``pairs``; each distinct pair is computed once."""
         return engine.run(
-            self.module, pairwise.tuples(pairs), lambda part: self.tokens(self.layout.prefixed(part)),
-            self.module.logits, tokenizer=self.tokenizer, device=self.device, progress=progress,
+            self.module, pairwise.tuples(pairs),
+            lambda part: self.tokens(part if placed else self.layout.prefixed(part)), self.module.logits,
+            tokenizer=self.tokenizer, device=self.device, progress=progress,
         )  # fmt: skip
 
     def rank(self, query: str, passages: Sequence[str], top_k: int | None = None) -> list[tuple[int, float]]:
@@ -116,10 +119,13 @@ class LlmReranker:
         """Tokenise pairs that have their prefixes, cut to the model's lengths."""
         return self.layout.tokens(self.tokenizer, pairs, self.max_len, self.query_max_len, self.passage_max_len)
 
+    def pairs_of(self, group: Group) -> list[AnyPair]:
+        """Return a group's pairs behind the group's own prefixes, else the model's."""
+        return pairwise.pairs_of(group, self.layout.query_prefix, self.layout.passage_prefix)
+
     def collate(self, groups: Sequence[Group]) -> dict[str, Any]:
         """Return one step: all pairs of all groups, in token-sorted micro-batches."""
-        before = self.layout.query_prefix, self.layout.passage_prefix
-        tokens = self.tokens([pair for group in groups for pair in pairwise.pairs_of(group, *before)])
+        tokens = self.tokens([pair for group in groups for pair in self.pairs_of(group)])
         return pairwise.step(tokens, groups, self.tokenizer, self.tokens_per_forward, self.texts_per_forward)
 
     def outputs(self, results: torch.Tensor, batch: dict[str, Any]) -> dict[str, torch.Tensor]:

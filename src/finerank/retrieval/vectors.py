@@ -23,12 +23,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from finerank.core.errors import UserError
-from finerank.core.protocols import Encoder, Progress, Side
+from finerank.core.protocols import Progress, Side
 from finerank.data.console import warn
 from finerank.retrieval.pool import DIGEST_BYTES as KEY_BYTES
 from finerank.retrieval.pool import as_digests, digests_of
@@ -49,6 +49,17 @@ SHOWN_CHARACTERS = 80
 ABANDONED_SECONDS = 86_400
 
 
+class Embeds(Protocol):
+    """What of an Encoder is needed to keep its vectors."""
+
+    @property
+    def dimension(self) -> int: ...
+
+    def fingerprint(self, side: Side) -> str: ...
+
+    def encode(self, texts: Sequence[str], side: Side, progress: Progress | None = None) -> Vectors: ...
+
+
 def default_cache() -> Path:
     """Return ``$FINERANK_CACHE/vectors``, or ``~/.cache/finerank/vectors``."""
     root = os.environ.get("FINERANK_CACHE")
@@ -63,7 +74,7 @@ def cache_folder(word: str) -> Path | None:
 
 
 def cached_encode(
-    encoder: Encoder, texts: Sequence[str], side: Side, cache: Path | None, progress: Progress | None = None,
+    encoder: Embeds, texts: Sequence[str], side: Side, cache: Path | None, progress: Progress | None = None,
     window: int = WINDOW,
 ) -> Vectors:  # fmt: skip
     """Return the vectors [N, D] of ``texts``, in order, encoding only what the cache lacks.
@@ -93,7 +104,7 @@ def cached_encode(
 class _Work:
     """What stays the same while texts are encoded."""
 
-    encoder: Encoder
+    encoder: Embeds
     side: Side
     cache: Path | None
     window: int

@@ -213,7 +213,7 @@ def _measure(
     options: TrainOptions, model: Any, first_stage: Any, held_out: Sequence[Row]
 ) -> tuple[Measure | None, Measure | None]:
     """Return what gives ranking figures; and that with scores and, where it decides, the loss on held-out rows."""
-    from finerank.batching.training_groups import groups_of
+    from finerank.batching.training_groups import groups_of, prompts_of
     from finerank.evaluation.held_out import Scores
     from finerank.evaluation.watched import measure_of
     from finerank.models.trainables import prompt_last
@@ -221,7 +221,8 @@ def _measure(
     from finerank.training.objectives import objective_of
 
     scores = Scores()
-    ranking = measure_of(options, model, first_stage, held_out, scores)
+    prompts = prompts_of(options, prompt_last=prompt_last(options))
+    ranking = measure_of(options, model, first_stage, held_out, scores, prompts)
     if ranking is None:
         return None, None
     if options.metric_for_best_model != LOSS:
