@@ -87,6 +87,33 @@ def test_the_reports_own_keys_are_all_there(rows: Path, tiny_reranker: str, tmp_
     assert set(data["report"]["per_query"][arm["name"]]["MRR"]) == {f"row-{number}" for number in range(1, 9)}
 
 
+@pytest.mark.parametrize("kind", ["embedder", "reranker"])
+def test_rows_are_read_with_the_prompts_that_they_bring(
+    kind: str, rows: Path, tiny_encoder: str, tiny_reranker: str, tmp_path: Path
+) -> None:
+    model, use, key = {
+        "embedder": (tiny_encoder, "retrieval", "prompt"), "reranker": (tiny_reranker, "rerank", "query_prompt")
+    }[kind]  # fmt: skip
+    prompted = tmp_path / "prompted.jsonl"
+    own = [json.loads(line) | {key: "sort two dog: "} for line in rows.read_text().splitlines()]
+    prompted.write_text("".join(json.dumps(line) + "\n" for line in own))
+
+    def scores(name: str, data: Path, instruction: str, cache: str = "none") -> list[float]:
+        given = [f"--query_instruction_for_{use}", instruction, "--embedding_cache", cache, "--strip_titles"]
+        found = evaluated(tmp_path / f"{name}.json", "-m", model, "-d", str(data), *given)
+        noted = any("8 of 8 rows bring an instruction" in note for note in found["notes"])
+        assert noted == (data == prompted)
+        return [score for row in found["per_query"] for score in row["scores"]]
+
+    found = scores("prompted", prompted, "read: ")
+    assert found == pytest.approx(scores("given", rows, "sort two dog: "), abs=1e-5)
+    assert found != pytest.approx(scores("bare", rows, "read: "), abs=1e-3)
+    cache = str(tmp_path / "cache")
+    assert scores("bare, kept", rows, "read: ", cache) == scores("bare, again", rows, "read: ", cache)
+    assert scores("kept", prompted, "read: ", cache) == found
+    assert scores("again", prompted, "read: ", cache) == found
+
+
 def test_a_reranker_that_loses_to_bm25_is_told_aloud(
     rows: Path, tiny_reranker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finerank.batching.row_prompts import Prompts, no_prompts
 from finerank.core.errors import UserError
 from finerank.core.protocols import Progress, Retriever
 from finerank.core.runs import Qrels, Run
@@ -36,6 +37,7 @@ class ArmOptions:
     Attributes:
         calibrates: score the development queries for a threshold, too.
         encoder, scorer: arguments of the loaders, a reranker's by its name.
+        prompts: what rows put around the texts that a model reads: by its name and whether it is an embedder.
     """
 
     top_k: int = 100
@@ -46,6 +48,7 @@ class ArmOptions:
     cache: Path | None = None
     encoder: dict[str, Any] = field(default_factory=dict)
     scorer: Callable[[str], Mapping[str, Any]] = lambda name: {}
+    prompts: Callable[[str, bool], Prompts] = lambda name, embeds: no_prompts
 
 
 @dataclass(frozen=True)

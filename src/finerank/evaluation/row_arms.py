@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from finerank.core.seeding import DEFAULT_SEED
 from finerank.data.console import progress
+from finerank.data.row_index import kind_of
 from finerank.evaluation.arms import ArmOptions, Arms, Loaded
 from finerank.evaluation.costs import Cost
 from finerank.evaluation.fusion import fuse_runs
 from finerank.evaluation.fusion_store import stored_or_given
 from finerank.evaluation.pair_scores import CachedScorer
 from finerank.evaluation.plan import fused, fusion_pairs
-from finerank.evaluation.ranking import bm25_rows, score_pairs, vector_pairs
+from finerank.evaluation.ranking import bm25_rows, score_groups, vector_groups
 from finerank.evaluation.rows import RowSet, best_threshold, pair_figures, row_accuracies
 
 COSINE_BOUNDARY = 0.5
@@ -30,7 +31,7 @@ NOTES = (
 
 def row_arms(models: Sequence[Loaded], row_set: RowSet, options: ArmOptions, *, seed: int = DEFAULT_SEED) -> Arms:
     """Make an arm of every model that was asked for, and of the fusions of rerankers with named first stages."""
-    arms = Arms(row_set.qrels, notes=list(NOTES))
+    arms = Arms(row_set.qrels, notes=[*NOTES, *_prompted_note(row_set)])
     asked = [model for model in models if model.own]
 
     for model in asked:
@@ -49,6 +50,17 @@ def row_arms(models: Sequence[Loaded], row_set: RowSet, options: ArmOptions, *, 
     return arms
 
 
+def _prompted_note(row_set: RowSet) -> list[str]:
+    count = sum(kind_of(row).prompted for row in row_set.rows)
+    if not count:
+        return []
+    return [
+        f"{count:,} of {len(row_set.rows):,} rows bring an instruction of their own. It is read as in training: by an "
+        "embedder in the place of its own; by a reranker in the place of --query_instruction_for_rerank and "
+        "--passage_instruction_for_rerank, where given; a prompted language model reads a row's prompt behind the pair."
+    ]
+
+
 def _cost(model: Loaded, row_set: RowSet, seconds: float) -> Cost:
     if not model.searches:
         return Cost(pairs=len(set(row_set.pairs())), seconds=seconds)
@@ -63,15 +75,16 @@ def score_rows(model: Loaded, row_set: RowSet, options: ArmOptions) -> NDArray[n
 
 def _scored(model: Loaded, row_set: RowSet, options: ArmOptions) -> tuple[NDArray[np.float32], float]:
     """Return scores [P] and the seconds that they take."""
-    started, pairs = time.monotonic(), row_set.pairs()
+    started = time.monotonic()
     if model.model is None:
         return bm25_rows(row_set), time.monotonic() - started
+    groups = row_set.groups(options.prompts(model.path, model.searches))
     if model.searches:
         with progress(len(set(row_set.queries.values())) + len(set(row_set.passages.values())), model.name) as update:
-            return vector_pairs(model.model, pairs, options.cache, update), time.monotonic() - started
+            return vector_groups(model.model, groups, options.cache, update), time.monotonic() - started
     scorer = CachedScorer(model.model, options.cache)
-    with progress(len(set(pairs)), model.name, "pairs") as update:
-        return score_pairs(scorer, pairs, update), scorer.seconds
+    with progress(len(set(row_set.pairs())), model.name, "pairs") as update:
+        return score_groups(scorer, groups, update), scorer.seconds
 
 
 def add_figures(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from finerank.batching.prompts import format_prompt
+from finerank.batching.row_pairs import PairLayout
+from finerank.batching.row_prompts import Prompts, pair_prompts
 from finerank.core.errors import UserError
 from finerank.core.reranker_options import DECODER_READS, RERANKER_READS, PairOptions
 from finerank.core.train_options import RerankerOptions
@@ -92,6 +95,16 @@ def training_family(options: RerankerOptions) -> str:
             hint="--model_type auto" if family == "cross_encoder" else f"--model_type {RAW} gives it such heads",
         )
     return family
+
+
+def row_prompts(options: PairOptions, name: str, cache_dir: str | None) -> Prompts:
+    """Return what the rows that a reranker is measured on put around their texts: what a training on them would read.
+
+    Raises:
+        UserError: if the model is not of the class asked for.
+    """
+    last = prompt_stands_last(family_for(name, options.reranker_model_class, cache_dir))
+    return partial(pair_prompts, layout=PairLayout.of(options, prompt_last=last))
 
 
 def say_unread(options: PairOptions, name: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,9 +101,10 @@ def _claim(options: EvaluateOptions, models: Sequence[Loaded], stack: ExitStack)
 def arm_options(options: EvaluateOptions) -> ArmOptions:
     """Return what the arms need to know."""
     from finerank.batching.prompts import format_prompt
+    from finerank.batching.row_prompts import embedder_prompts
     from finerank.evaluation.arms import ArmOptions
     from finerank.evaluation.judging import METRICS
-    from finerank.models.reranker_arguments import scorer_arguments
+    from finerank.models.reranker_arguments import row_prompts, scorer_arguments
     from finerank.retrieval.vectors import cache_folder
 
     instruction = options.query_instruction_for_retrieval
@@ -115,6 +117,9 @@ def arm_options(options: EvaluateOptions) -> ArmOptions:
         metric=(options.metrics or METRICS)[0], calibrates=options.calibration,
         cache=cache_folder(options.embedding_cache), encoder=loading | lengths | {"query_prompt": prompt},
         scorer=lambda name: pairs | scorer_arguments(options, name, options.cache_dir),
+        prompts=lambda name, embeds: partial(
+            embedder_prompts, template=options.query_instruction_format_for_retrieval
+        ) if embeds else row_prompts(options, name, options.cache_dir),
     )  # fmt: skip
 
 
