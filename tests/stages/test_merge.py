@@ -125,6 +125,18 @@ def test_the_grid_takes_the_best_on_held_out_rows(
     assert manifest["counts"]["points"] == outcome.data["points"]
 
 
+def test_rows_bring_their_own_prompts(tmp_path: Path, rows_file: str, tiny_encoder: str, other_encoder: str) -> None:
+    prompted = tmp_path / "prompted.jsonl"
+    rows = [json.loads(line) | {"prompt": "sort two"} for line in Path(rows_file).read_text().splitlines()]
+    prompted.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given: dict[str, Any] = {"weights": [0.0, 1.0], "query_instruction_format": "{}: {}"}
+    outcome = merged(tiny_encoder, [other_encoder], tmp_path / "out", eval_data=[str(prompted)], **given)
+    for point, folder in zip(outcome.data["points"], (tiny_encoder, other_encoder)):
+        encoder = load_encoder(folder, device="cpu", dtype="float32", query_prompt="sort two: ")
+        values = rows_measure(read_rows([rows_file]), encoder=encoder)()
+        assert point["MRR"] == pytest.approx(np.mean(values["MRR"]))
+
+
 def test_judged_folders(tmp_path: Path, rows_file: str, tiny_reranker: str, other_reranker: str) -> None:
     folder = write_judged(tmp_path / "judged", rows_file)
     outcome = merged(tiny_reranker, [other_reranker], tmp_path / "out", weights=[0.5, 1], eval_data=[folder])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finerank.batching.prompts import format_prompt
+from finerank.batching.row_pairs import PairLayout
+from finerank.batching.row_prompts import Prompts, embedder_prompts, pair_prompts
 from finerank.core.train_options import EmbedderOptions, RerankerOptions, TrainOptions
 from finerank.data.console import say
 from finerank.models import adapters, freezing
@@ -44,6 +47,17 @@ def trainable_of(options: TrainOptions) -> Any:
 def prompt_last(options: TrainOptions) -> bool:
     """Say whether a row's own ``prompt`` is what the model to tune reads behind its pairs."""
     return isinstance(options, RerankerOptions) and prompt_stands_last(training_family(options))
+
+
+def own_prompts(model: Any, template: str) -> Prompts:
+    """Return what the rows that a tuned model is measured on put around their texts.
+
+    Args:
+        template: how an embedder's instruction and a query are joined.
+    """
+    if hasattr(model, "encode"):
+        return partial(embedder_prompts, template=template)
+    return partial(pair_prompts, layout=PairLayout(prompt_last=model.TASK == LANGUAGE_MODEL))
 
 
 def first_stage_of(options: Any) -> Any:

@@ -59,6 +59,9 @@ class ExportOptions(ModelOptions):
     first_stage: str | None = option(
         None, "embedder whose best passages a reranker is measured on in a judged --data; without it BM25", metavar="M"
     )
+    query_instruction_format: str = option(
+        "{}{}", "rows of --data: how a row's own prompt (first {}) and query (second {}) are joined for an embedder"
+    )
     rerank_depth: int = option(20, "passages per query reranked there", ge=2)
     seed: int = option(DEFAULT_SEED, "of the texts drawn, and of the interval", ge=0)
     overwrite: bool = option(False, "replace a model made with other options or data", semantic=False)
@@ -132,11 +135,12 @@ def _export(options: ExportOptions, model: Any, folder: Path) -> dict[str, Any]:
     from finerank.evaluation.significance import paired_interval
     from finerank.models.load import resolve_dtype
     from finerank.models.openvino import Compiled, convert
-    from finerank.models.trainables import first_stage_of
+    from finerank.models.trainables import first_stage_of, own_prompts
 
     items = _items(options, hasattr(model, "encode"))
     measure = measure_on(
-        model, options.data, options.split, lambda: first_stage_of(options), options.rerank_depth, "--data"
+        model, options.data, options.split, lambda: first_stage_of(options), options.rerank_depth, "--data",
+        own_prompts(model, options.query_instruction_format),
     ) if options.data else None  # fmt: skip
     own = model.transformer
     before = measure()[FIGURE] if measure else []

@@ -55,6 +55,10 @@ class MergeOptions(ModelOptions):
         None, "embedder whose best passages a reranker is measured on in a judged --eval_data; without it BM25",
         metavar="M",
     )  # fmt: skip
+    query_instruction_format: str = option(
+        "{}{}",
+        "rows of --eval_data: how a row's own prompt (first {}) and query (second {}) are joined for an embedder",
+    )
     rerank_depth: int = option(50, "passages per query reranked there", ge=2)
     output_dir: str = option("./merged", "folder of the merged model", metavar="DIR", semantic=False)
     seed: int = option(DEFAULT_SEED, "of the intervals' resamples", ge=0)
@@ -161,7 +165,7 @@ def _points(
     from finerank.data.console import say
     from finerank.evaluation.held_out import measure_on
     from finerank.evaluation.significance import paired_interval
-    from finerank.models.trainables import first_stage_of
+    from finerank.models.trainables import first_stage_of, own_prompts
 
     measure: Callable[[], Values] | None = None
     measured: dict[float, Values] = {}
@@ -169,7 +173,7 @@ def _points(
         if folder.shards.counts(number) is None:
             measure = measure or measure_on(
                 model, options.eval_data, options.eval_split, lambda: first_stage_of(options), options.rerank_depth,
-                "--eval_data",
+                "--eval_data", own_prompts(model, options.query_instruction_format),
             )  # fmt: skip
             set_weight(weight)
             folder.shards.land(number, json.dumps(measure()).encode(), {"weight": weight})
