@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from finerank.core.errors import UsageError
-from finerank.training.arguments import parse_extras, training_arguments
+from finerank.training.arguments import NOT_OFFERED, parse_extras, training_arguments
+
+MIGRATION = Path(__file__).parents[2] / "docs" / "migration.md"
 
 
 def test_values_get_the_type_of_their_field() -> None:
@@ -69,6 +71,15 @@ def test_names_of_transformers_4_that_5_writes_otherwise() -> None:
     assert parse_extras(given, []) == (typed, [])
     assert parse_extras({"adafactor": []}, [])[0] == {"optim": "adafactor"}
     assert parse_extras({"adafactor": ["False"]}, [])[0] == {}
+
+
+@pytest.mark.parametrize("flag", NOT_OFFERED)
+def test_what_flagembedding_alone_does_is_refused_with_the_reason(flag: str) -> None:
+    with pytest.raises(UsageError, match=f"--{flag} is not offered: ") as caught:
+        parse_extras({flag: ["True"]}, [])
+    assert caught.value.hint
+    assert parse_extras({flag: ["False"]}, []) == ({}, [f"--{flag} has no effect on train: it is always off"])
+    assert f"`--{flag}`" in MIGRATION.read_text(encoding="utf-8")
 
 
 def test_unknown_names_name_the_nearest() -> None:

@@ -18,6 +18,7 @@ from transformers.hf_argparser import string_to_bool
 from transformers.utils import logging as hf_logging
 
 from finerank.core.errors import UsageError, did_you_mean
+from finerank.core.options import FALSE_WORDS
 from finerank.data.console import launched, say
 from finerank.training.zero import launch_alone
 
@@ -62,6 +63,8 @@ NO_EFFECT = {
     "use_slow_tokenizer": "tokenizers are always the fast ones",
     "pad_to_multiple_of": "padding is as wide as the device likes it",
     "cache_path": "rows are read where they lie",
+    "token": "the hub's token is read from HF_TOKEN, or from what hf auth login has stored",
+    "peft_model_path": "FlagEmbedding does not read it either; --from_peft goes on with an adapter",
     "sep_token": "a language model reads a line break between query and passage, as published ones were trained",
     "train_sampling_strategy": "the order of the rows follows --seed",
     "per_device_eval_batch_size": "evaluation cuts its batches by tokens",
@@ -107,6 +110,32 @@ NO_EFFECT = {
 }
 """Flags of the field that mean nothing here -> why; accepted, and said aloud."""
 
+_M3 = (
+    "bge-m3's sparse and multi-vector scores are not trained here, only its dense vectors are",
+    "leave it out to tune those; FlagEmbedding tunes all three",
+)
+_ICL = (
+    "examples before a query (bge-en-icl) are not trained with here",
+    "leave it out, and give its layout as --query_instruction_format",
+)
+NOT_OFFERED: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        ("unified_finetuning", "use_self_distill", "self_distill_start_step", "fix_encoder", "colbert_dim"), _M3
+    ),
+    **dict.fromkeys(
+        ("retrieval_use_examples", "example_query_max_len", "example_passage_max_len", "icl_suffix_str"), _ICL
+    ),
+    "additional_special_tokens": (
+        "a model's vocabulary is what its folder says",
+        "add them once with transformers (add_special_tokens, resize_token_embeddings), save, tune that folder",
+    ),
+    "only_merge_lora_model": (
+        "train always trains",
+        "finerank merge --model_name_or_path ADAPTER --output_dir MERGED",
+    ),
+}
+"""Flags of FlagEmbedding that ask for what is not done here -> why, and what to do; refused unless switched off."""
+
 LONGEST_WAIT = 6 * 3600
 """Seconds that processes wait for one another: as long as the first one's evaluation may take. A dead one is noticed
 at once, by its closed connection or by the launcher."""
@@ -134,7 +163,7 @@ def parse_extras(extras: Mapping[str, Sequence[str]], own: Sequence[str]) -> tup
         The values, and the notes to say aloud.
 
     Raises:
-        UsageError: for a name that is neither ours nor transformers', or a value of the wrong kind.
+        UsageError: for a name that is neither ours nor transformers' or is not offered, or a value of the wrong kind.
     """
     known = {item.name: str(item.type) for item in dataclasses.fields(TrainingArguments)}
     notes: list[str] = []
@@ -145,6 +174,11 @@ def parse_extras(extras: Mapping[str, Sequence[str]], own: Sequence[str]) -> tup
             notes.append(f"--{name} has no effect on train: {NO_EFFECT[present]}")
         elif present in known:
             words[present] = list(values)
+        elif name in NOT_OFFERED:
+            why, instead = NOT_OFFERED[name]
+            if not values or values[0].lower() not in FALSE_WORDS:
+                raise UsageError(f"--{name} is not offered: {why}", hint=instead)
+            notes.append(f"--{name} has no effect on train: it is always off")
         elif name == "adafactor":
             # 4.x's switch for what 5.x chooses by --optim.
             if not values or string_to_bool(values[0]):
