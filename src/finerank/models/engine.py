@@ -1,7 +1,8 @@
 """The inference engine: token-sorted windows, token-budgeted batches, tokenising ahead in a thread.
 
 A window of inputs is tokenised while the one before is computed, sorted by token count, cut into batches by token
-budget, and its results are put back in the order of the input. Batches depend on the inputs alone.
+budget, and its results are put back in the order of the input. Batches depend on the inputs alone. On a CPU several of
+them are computed at once (:mod:`finerank.models.lanes`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from finerank.batching.collate import pad
 from finerank.batching.packing import sorted_batches
 from finerank.batching.prompts import Tokenizer, Tokens
 from finerank.core.protocols import Progress
+from finerank.models import lanes
 
 Item = TypeVar("Item")
 Tokenise = Callable[[Sequence[Item]], list[Tokens]]
@@ -37,6 +39,7 @@ def run(
     tokenizer: Tokenizer,
     device: torch.device,
     width: int | None = None,
+    abreast: bool = False,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """Compute ``forward`` over all items, each distinct one once; returns float32 [N] or, with ``width``, [N, width].
@@ -46,18 +49,24 @@ def run(
         tokenise: items -> tokens; called in a thread, one window ahead.
         forward: a padded batch on ``device`` -> [n] or [n, width].
         tokenizer: says how to pad.
+        abreast: whether ``forward`` may be called by several threads at once.
     """
     unique, index = distinct(items)
     results = np.empty((len(unique),) if width is None else (len(unique), width), dtype=np.float32)
     was_training = module.training
     module.eval()
+
+    def computed(tokens: list[Tokens]) -> NDArray[np.float32]:
+        output: NDArray[np.float32] = _with_back_off(tokens, forward, device, tokenizer).float().cpu().numpy()
+        return output
+
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), lanes.opened(lanes.count_on(device) if abreast else 1) as opened:
             for start, tokens in _tokenised_ahead(unique, tokenise):
-                for batch in sorted_batches([len(item.ids) for item in tokens], token_budget(device)):
-                    chosen = [tokens[position] for position in batch]
-                    output = _with_back_off(chosen, forward, device, tokenizer)
-                    results[[start + position for position in batch]] = output.float().cpu().numpy()
+                batches = sorted_batches([len(item.ids) for item in tokens], token_budget(device))
+                outputs = opened.map(computed, [[tokens[position] for position in batch] for batch in batches])
+                for batch, output in zip(batches, outputs):
+                    results[[start + position for position in batch]] = output
                     if progress is not None:
                         progress(len(batch))
     finally:

@@ -7,6 +7,7 @@ too. A folder that ``finerank export`` wrote is computed by it wherever OpenVINO
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from hashlib import blake2b
@@ -21,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 
 from finerank.core.errors import UserError
 from finerank.data.console import warn
-from finerank.models import attention, packed
+from finerank.models import attention, lanes, packed
 from finerank.models.families import SCORING_HEADS
 from finerank.models.model_files import EXPORTED, quiet
 
@@ -48,11 +49,11 @@ class Compiled(nn.Module):
         self.dtype = dtype
         settings: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": HINTS.get(dtype, "f32"),
+            "NUM_STREAMS": lanes.count_on(torch.device("cpu")), "INFERENCE_PRECISION_HINT": HINTS.get(dtype, "f32"),
         }  # fmt: skip
-        compiled = openvino.Core().compile_model(path, "CPU", settings)
-        self._names = {name for port in compiled.inputs for name in port.get_names()}
-        self._request = compiled.create_infer_request()
+        self._graph = openvino.Core().compile_model(path, "CPU", settings)
+        self._names = {name for port in self._graph.inputs for name in port.get_names()}
+        self._requests = threading.local()
         self._scores = type(transformer).__name__.endswith(SCORING_HEADS)
         # What tells this model from others: a digest of its weights, and how it computes, stand where they would.
         told = digest_of(path) + settings["INFERENCE_PRECISION_HINT"].encode()
@@ -63,8 +64,14 @@ class Compiled(nn.Module):
         given = {name: value.numpy() for name, value in features.items() if name in self._names}
         for name in self._names - set(given):
             given[name] = np.zeros_like(given["input_ids"])
-        result = torch.from_numpy(np.array(next(iter(self._request.infer(given).values()))))
+        result = torch.from_numpy(np.array(next(iter(self._request().infer(given).values()))))
         return SequenceClassifierOutput(logits=result) if self._scores else BaseModelOutput(last_hidden_state=result)
+
+    def _request(self) -> Any:
+        """Return this thread's own request: one takes a batch at a time."""
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._graph.create_infer_request()
+        return self._requests.own
 
 
 class _OneOutput(nn.Module):

@@ -72,6 +72,19 @@ def layout_of(mask: Tensor) -> Layout | None:
     return Layout((mask.shape[0], mask.shape[1]), mask.flatten().nonzero().squeeze(1), tuple(runs))
 
 
+def tokens_of(hidden: Tensor, layout: Layout) -> Tensor:
+    """Return the real tokens [T, W] of a padded batch [N, L, W]."""
+    return hidden.flatten(0, 1).index_select(0, layout.index)
+
+
+def padded(tokens: Tensor, layout: Layout) -> Tensor:
+    """Return the padded batch [N, L, W] of real tokens [T, W]; zeros stand where there are none."""
+    _, length = layout.shape
+    batch = tokens.new_zeros(*layout.shape, tokens.shape[-1])
+    # No view of a flat one: FSDP may not return a view from a module that it has wrapped.
+    return batch.index_put((layout.index // length, layout.index % length), tokens)
+
+
 def attention(
     module: nn.Module,
     query: Tensor,
@@ -114,17 +127,12 @@ def _pack(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
     if layout is None:
         return args, kwargs
     hidden, *others = args
-    return (hidden.flatten(0, 1).index_select(0, layout.index).unsqueeze(0), *others), kwargs
+    return (tokens_of(hidden, layout).unsqueeze(0), *others), kwargs
 
 
 def _pad(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Tensor) -> Tensor:
     layout = _found(args, kwargs)
-    if layout is None:
-        return hidden
-    _, length = layout.shape
-    padded = hidden.new_zeros(*layout.shape, hidden.shape[-1])
-    # No view of a flat one: FSDP may not return a view from a module that it has wrapped.
-    return padded.index_put((layout.index // length, layout.index % length), hidden[0])
+    return hidden if layout is None else padded(hidden[0], layout)
 
 
 def _found(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layout | None:

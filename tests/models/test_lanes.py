@@ -1,0 +1,71 @@
+"""Lanes keep the order, the modes of the caller and its number of threads; errors come through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from threading import Barrier, current_thread, main_thread
+
+import pytest
+import torch
+
+from finerank.models import lanes
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_results_come_in_order_from_several_threads_at_once() -> None:
+    together = Barrier(2, timeout=30)
+
+    def work(item: int) -> tuple[int, int]:
+        together.wait()  # would break if items were computed one after the other
+        return item, torch.get_num_threads()
+
+    with lanes.opened(2) as opened:
+        assert list(opened.map(work, range(6))) == [(item, 2) for item in range(6)]
+        assert torch.get_num_threads() == 4
+    assert torch.get_num_threads() == 4
+
+
+def test_modes_of_the_caller_hold_in_the_lanes() -> None:
+    def modes(_: int) -> tuple[bool, bool, torch.dtype]:
+        own = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+        return torch.is_inference_mode_enabled(), *own
+
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.float16), lanes.opened(2) as opened:
+        assert set(opened.map(modes, range(4))) == {(True, True, torch.float16)}
+    with lanes.opened(2) as opened:
+        assert {found[:2] for found in opened.map(modes, range(4))} == {(False, False)}
+
+
+def test_few_items_take_all_threads() -> None:
+    with lanes.opened(3) as opened:
+        assert list(opened.map(lambda _: current_thread() is main_thread(), range(2))) == [True, True]
+        assert not any(opened.map(lambda _: current_thread() is main_thread(), range(3)))
+
+
+def test_an_error_ends_the_work() -> None:
+    def fails(item: int) -> int:
+        if item == 1:
+            raise MemoryError("too long")
+        return item
+
+    with lanes.opened(2) as opened, pytest.raises(MemoryError, match="too long"):
+        list(opened.map(fails, range(4)))
+    assert torch.get_num_threads() == 4
+
+
+def test_one_lane_for_each_thread_up_to_the_most() -> None:
+    assert lanes.count_on(CPU) == 4
+    torch.set_num_threads(16)
+    assert lanes.count_on(CPU) == lanes.MOST
+    torch.set_num_threads(1)
+    assert lanes.count_on(CPU) == 1
+    assert lanes.count_on(torch.device("meta")) == 1
