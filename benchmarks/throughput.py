@@ -5,7 +5,8 @@
 
 Each engine sits in a process of its own and waits while another works; every round runs all engines on the same job,
 so that a noisy machine is noisy for all. Reported are medians and the median of the per-round ratios. FlagEmbedding
-needs an environment of its own: see README.md; its python is named by FLAGEMBEDDING_PYTHON.
+needs an environment of its own, and so does sentence-transformers with OpenVINO: see README.md; their pythons are named
+by FLAGEMBEDDING_PYTHON and OPENVINO_PYTHON.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+PYTHONS = {"fe": "FLAGEMBEDDING_PYTHON", "st-openvino": "OPENVINO_PYTHON"}
+"""Engines that need an environment of their own -> the variable that names its python."""
 DEMO = Path("finerank_demo")
 WORKS = ("encode", "score", "train_reranker", "train_embedder", "mine")
 
@@ -33,7 +36,7 @@ class Engine:
 
     def __init__(self, name: str, model: str, log: Path) -> None:
         self.name = name
-        python = os.environ.get("FLAGEMBEDDING_PYTHON", sys.executable) if name.startswith("fe") else sys.executable
+        python = os.environ.get(PYTHONS.get(name.partition("-")[0], PYTHONS.get(name, "")), sys.executable)
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
         self.process = subprocess.Popen(
             [python, str(HERE / "worker.py"), name, model], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -89,7 +92,7 @@ def jobs(folder: Path, scale: float, reranker: str, scratch: Path) -> dict[str, 
         "encode": ({"texts": passages[:documents]}, documents),
         "score": ({"pairs": pairs, "reranker": reranker}, pair_count),
         "train_reranker": ({"rows": str(row_file), "steps": steps, "batch": 4, "group": 8}, steps * 32),
-        "train_embedder": ({"rows": str(row_file), "steps": steps, "batch": 32, "group": 2}, steps * 32),
+        "train_embedder": ({"rows": str(row_file), "steps": steps, "batch": 64, "group": 2}, steps * 64),
         "mine": ({"rows": str(mine_file)}, mine_count),
     }
 

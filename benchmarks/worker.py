@@ -1,9 +1,11 @@
 """One engine in a process of its own: reads jobs as JSON lines on stdin, does them, answers with seconds.
 
-    python benchmarks/worker.py ENGINE MODEL      ENGINE: finerank, finerank-float32, st, st-bf16, fe, fe-bf16, or
-                                                  exported:FOLDER, an embedder that finerank export wrote
+    python benchmarks/worker.py ENGINE MODEL      ENGINE: finerank, finerank-float32, st, st-bf16, st-openvino, fe,
+                                                  fe-bf16, or exported:FOLDER, an embedder that finerank export wrote
 
-Only the work is timed: models are loaded and a short warm-up is run before. ``fe`` needs FlagEmbedding's environment.
+Only the work is timed: models are loaded and a short warm-up is run before. A training counts from the begin of its
+first step to the end of its last one, by the same callback in all engines. ``fe`` needs FlagEmbedding's environment,
+``st-openvino`` (bfloat16) one with optimum-intel.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +53,9 @@ class Finerank:
                 max_steps=steps, per_device_train_batch_size=batch, train_group_size=group, dtype=self.dtype,
                 save_steps=10_000, dropout=DROPOUT,
             )  # fmt: skip
-            return steps * batch / float(train(options, {}).data["rows_per_second"])
+            with clocked() as clock:
+                train(options, {})
+            return clock.seconds
 
     def train_embedder(self, rows: str, steps: int, batch: int, group: int) -> float:
         from finerank import EmbedderOptions, train
@@ -61,7 +66,9 @@ class Finerank:
                 max_steps=steps, per_device_train_batch_size=batch, train_group_size=group, dtype=self.dtype,
                 save_steps=10_000, dropout=DROPOUT,
             )  # fmt: skip
-            return steps * batch / float(train(options, {}).data["rows_per_second"])
+            with clocked() as clock:
+                train(options, {})
+            return clock.seconds
 
     def mine(self, rows: str) -> None:
         from finerank import MineOptions, mine
@@ -82,13 +89,17 @@ class Finerank:
 class SentenceTransformers:
     """sentence-transformers at its defaults, or with the model and autocast in bfloat16."""
 
-    def __init__(self, model: str, bf16: bool) -> None:
+    def __init__(self, model: str, variant: str) -> None:
         import torch
         from sentence_transformers import SentenceTransformer
 
-        self.model, self.bf16 = model, bf16
-        self.kwargs = {"dtype": torch.bfloat16} if bf16 else {}
-        self.encoder = SentenceTransformer(model, device="cpu", model_kwargs=self.kwargs)
+        self.model, self.bf16 = model, variant == "bf16"
+        self.kwargs: dict[str, Any] = {"dtype": torch.bfloat16} if self.bf16 else {}
+        backend = "torch"
+        if variant == "openvino":
+            backend, self.kwargs = "openvino", {"ov_config": {"INFERENCE_PRECISION_HINT": "bf16"}}
+        self.backend: Any = backend
+        self.encoder = SentenceTransformer(model, device="cpu", model_kwargs=self.kwargs, backend=self.backend)
         self.encoder.max_seq_length = PASSAGE_LEN
         self.scorer: Any = None
 
@@ -99,7 +110,9 @@ class SentenceTransformers:
         from sentence_transformers import CrossEncoder
 
         if self.scorer is None:
-            self.scorer = CrossEncoder(reranker, device="cpu", max_length=PAIR_LEN, model_kwargs=self.kwargs)
+            self.scorer = CrossEncoder(
+                reranker, device="cpu", max_length=PAIR_LEN, model_kwargs=self.kwargs, backend=self.backend
+            )
         self.scorer.predict(pairs, show_progress_bar=False)
 
     def train_reranker(self, rows: str, steps: int, batch: int, group: int) -> float:
@@ -146,12 +159,12 @@ class SentenceTransformers:
 class FlagEmbedding:
     """FlagEmbedding 1.4.2 as its documentation calls it; on a CPU its half precision is off."""
 
-    def __init__(self, model: str, bf16: bool) -> None:
+    def __init__(self, model: str, variant: str) -> None:
         from FlagEmbedding.inference.embedder.encoder_only.base import BaseEmbedder
 
-        self.model, self.bf16 = model, bf16
+        self.model, self.bf16 = model, variant == "bf16"
         self.encoder = BaseEmbedder(
-            model, normalize_embeddings=True, use_fp16=False, use_bf16=bf16, pooling_method="mean", devices="cpu"
+            model, normalize_embeddings=True, use_fp16=False, use_bf16=self.bf16, pooling_method="mean", devices="cpu"
         )
         self.scorer: Any = None
 
@@ -182,6 +195,28 @@ class FlagEmbedding:
                 training_args=AbsRerankerTrainingArguments(
                     output_dir=f"{folder}/model", max_steps=steps, per_device_train_batch_size=batch, use_cpu=True,
                     bf16=self.bf16, save_strategy="no", report_to=[], dataloader_drop_last=True, learning_rate=6e-5,
+                ),
+            )  # fmt: skip
+            return _steps_timed(runner.trainer)
+
+    def train_embedder(self, rows: str, steps: int, batch: int, group: int) -> float:
+        from FlagEmbedding.abc.finetune.embedder import (
+            AbsEmbedderDataArguments,
+            AbsEmbedderModelArguments,
+            AbsEmbedderTrainingArguments,
+        )
+        from FlagEmbedding.finetune.embedder.encoder_only.base import EncoderOnlyEmbedderRunner
+
+        with tempfile.TemporaryDirectory() as folder:
+            runner = EncoderOnlyEmbedderRunner(
+                model_args=AbsEmbedderModelArguments(model_name_or_path=self.model),
+                data_args=AbsEmbedderDataArguments(
+                    train_data=[rows], train_group_size=group, query_max_len=PASSAGE_LEN, passage_max_len=PASSAGE_LEN
+                ),
+                training_args=AbsEmbedderTrainingArguments(
+                    output_dir=f"{folder}/model", max_steps=steps, per_device_train_batch_size=batch, use_cpu=True,
+                    bf16=self.bf16, save_strategy="no", report_to=[], dataloader_drop_last=True, learning_rate=6e-5,
+                    sentence_pooling_method="mean", normalize_embeddings=True,
                 ),
             )  # fmt: skip
             return _steps_timed(runner.trainer)
@@ -221,10 +256,34 @@ def _timed_training(
 
 def _steps_timed(trainer: Any) -> float:
     """Train, and return the seconds from the first step's begin to the last step's end."""
+    clock = _clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    return clock.seconds
+
+
+@contextlib.contextmanager
+def clocked() -> Iterator[Any]:
+    """Give a clock that the next trainer will tell of its steps."""
+    from transformers import trainer
+
+    clock = _clock()
+    trainer.DEFAULT_CALLBACKS.append(clock)
+    try:
+        yield clock
+    finally:
+        trainer.DEFAULT_CALLBACKS.remove(clock)
+
+
+def _clock() -> Any:
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
         begun = ended = 0.0
+
+        @property
+        def seconds(self) -> float:
+            return self.ended - self.begun
 
         def on_step_begin(self, *arguments: Any, **keywords: Any) -> None:
             self.begun = self.begun or time.perf_counter()
@@ -232,10 +291,7 @@ def _steps_timed(trainer: Any) -> float:
         def on_step_end(self, *arguments: Any, **keywords: Any) -> None:
             self.ended = time.perf_counter()
 
-    clock = Clock()
-    trainer.add_callback(clock)
-    trainer.train()
-    return clock.ended - clock.begun
+    return Clock()
 
 
 class Exported(Finerank):
@@ -256,7 +312,7 @@ def build(engine: str, model: str) -> Any:
     name, _, variant = engine.partition("-")
     if name == "finerank":
         return Finerank(model, variant or "auto")
-    return {"st": SentenceTransformers, "fe": FlagEmbedding}[name](model, variant == "bf16")
+    return {"st": SentenceTransformers, "fe": FlagEmbedding}[name](model, variant)
 
 
 def main() -> None:

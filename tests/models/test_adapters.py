@@ -75,7 +75,9 @@ def test_saved_alone_it_comes_back_with_the_same_scores(
     again = opened(family, tmp_path / "adapter")
     assert np.abs(results(again) - results(model)).max() <= 1e-4
     assert not any("lora" in name for name in again.module.state_dict())
-    assert all(parameter.requires_grad for parameter in again.module.parameters())
+    assert not any(parameter.requires_grad for parameter in again.module.parameters())
+    whole = options(family, str(tmp_path / "adapter"), use_lora=False)
+    assert all(parameter.requires_grad for parameter in trainable_of(whole).module.parameters())
 
 
 @pytest.mark.parametrize(("family", "base"), CASES)

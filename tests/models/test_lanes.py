@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from threading import Barrier, current_thread, main_thread
 
+import numpy as np
 import pytest
 import torch
 
 from finerank.models import lanes
+from finerank.models.load import load_encoder, load_scorer
+from tests.models.test_families import PAIRS, TEXTS
 
 CPU = torch.device("cpu")
 
@@ -69,3 +72,21 @@ def test_one_lane_for_each_thread_up_to_the_most() -> None:
     torch.set_num_threads(1)
     assert lanes.count_on(CPU) == 1
     assert lanes.count_on(torch.device("meta")) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_models_give_the_same_in_lanes(
+    tiny_encoder: str, tiny_reranker: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finerank.models.engine.CPU_TOKENS", 24)
+    encoder, scorer = load_encoder(tiny_encoder, dtype=dtype), load_scorer(tiny_reranker, dtype=dtype)
+    computed: list[bool] = []
+    encoder.model[0].register_forward_pre_hook(lambda *_: computed.append(current_thread() is main_thread()))
+    found = encoder.encode(TEXTS * 2, "passage"), scorer.score(PAIRS)
+    assert not any(computed)
+    torch.set_num_threads(1)
+    computed.clear()
+    alone = encoder.encode(TEXTS * 2, "passage"), scorer.score(PAIRS)
+    assert all(computed)
+    for ours, theirs in zip(found, alone):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6 if dtype == "float32" else 2e-2)

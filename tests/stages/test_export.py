@@ -38,7 +38,7 @@ def options(model: str, folder: Path, **values: Any) -> ExportOptions:
 @pytest.fixture(scope="module")
 def exported_reranker(tiny_reranker: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("exported") / "reranker"
-    run(options(tiny_reranker, folder))
+    run(options(tiny_reranker, folder, dtype="float32"))  # bounds of gaps are those of float32
     return str(folder)
 
 
@@ -51,9 +51,9 @@ def no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_an_embedder_gives_the_same_vectors(tiny_encoder: str, tmp_path: Path) -> None:
-    outcome = run(options(tiny_encoder, tmp_path / "graph"))
+    outcome = run(options(tiny_encoder, tmp_path / "graph", dtype="float32"))
     assert outcome.data["least_cosine"] == pytest.approx(1, abs=1e-5)
-    graph, model = load_encoder(str(tmp_path / "graph")), load_encoder(tiny_encoder, dtype="float32")
+    graph, model = (load_encoder(name, dtype="float32") for name in (str(tmp_path / "graph"), tiny_encoder))
     assert isinstance(graph.transformer, Compiled)
     assert graph.describe()["computed by"] == "OpenVINO"
     # Texts of many lengths: what the graph was traced with decides nothing.
@@ -65,11 +65,21 @@ def test_an_embedder_gives_the_same_vectors(tiny_encoder: str, tmp_path: Path) -
 
 
 def test_a_reranker_gives_the_same_scores_to_every_verb(
-    exported_reranker: str, tiny_reranker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported_reranker: str,
+    tiny_reranker: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    graph, model = load_scorer(exported_reranker), load_scorer(tiny_reranker, dtype="float32")
+    graph, model = (load_scorer(name, dtype="float32") for name in (exported_reranker, tiny_reranker))
     assert isinstance(graph.transformer, Compiled)
     np.testing.assert_allclose(graph.score(PAIRS), model.score(PAIRS), atol=1e-4)
+    monkeypatch.setattr("finerank.models.engine.CPU_TOKENS", 20)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # batches side by side, each by a request of its own
+    side_by_side = load_scorer(exported_reranker, dtype="float32").score(PAIRS)
+    torch.set_num_threads(threads)
+    np.testing.assert_allclose(side_by_side, model.score(PAIRS), atol=1e-4)
     assert main(["rerank", "-m", exported_reranker, "--query", "red cat", "--passages", "a red cat", "a fish"]) == 0
     assert "OpenVINO" in capsys.readouterr().err
     # Training and merging take the weights beside the graph.
@@ -111,7 +121,7 @@ def test_a_graph_that_ranks_worse_is_not_written(
 
 def test_done_is_done(exported_reranker: str, tiny_reranker: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "_export", lambda *_: pytest.fail("made again"))
-    outcome = run(options(tiny_reranker, Path(exported_reranker)))
+    outcome = run(options(tiny_reranker, Path(exported_reranker), dtype="float32"))
     assert outcome.data["largest_gap"] < 1e-4
 
 
@@ -134,7 +144,8 @@ def test_a_model_without_fused_attention_keeps_its_mask(tiny_tokenizer_file: Pat
     torch.manual_seed(0)
     MPNetModel(MPNetConfig(vocab_size=len(tokenizer), pad_token_id=0, **sizes)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    assert run(options(str(folder), tmp_path / "graph")).data["least_cosine"] == pytest.approx(1, abs=1e-5)
+    outcome = run(options(str(folder), tmp_path / "graph", dtype="float32"))
+    assert outcome.data["least_cosine"] == pytest.approx(1, abs=1e-5)
 
 
 def test_an_adapter_is_computed_by_torch(exported_reranker: str, tiny_reranker: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from finerank.batching.collate import pad
 from finerank.batching.packing import sorted_batches
 from finerank.batching.prompts import Tokenizer, Tokens
 from finerank.core.protocols import Progress
-from finerank.models import lanes
+from finerank.models import fused, lanes
 
 Item = TypeVar("Item")
 Tokenise = Callable[[Sequence[Item]], list[Tokens]]
@@ -61,7 +61,8 @@ def run(
         return output
 
     try:
-        with torch.inference_mode(), lanes.opened(lanes.count_on(device) if abreast else 1) as opened:
+        count = lanes.count_on(device) if abreast else 1
+        with torch.inference_mode(), fused.steady(module), lanes.opened(count) as opened:
             for start, tokens in _tokenised_ahead(unique, tokenise):
                 batches = sorted_batches([len(item.ids) for item in tokens], token_budget(device))
                 outputs = opened.map(computed, [[tokens[position] for position in batch] for batch in batches])

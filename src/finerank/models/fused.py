@@ -2,19 +2,21 @@
 
 Queries, keys and values come from one product. In inference and in bfloat16, weights are laid out once as the
 processor's tiles want them (oneDNN), and bias, activation and residual are added while a product is still in the cache.
-What is laid out belongs to the weights as they are: it is made anew when one has changed, since training measures a
-model that it changes. Nothing of the model is replaced but the way through its blocks; where a part is not what is
-expected (an adapter's layers, another attention, weights that are spread over processes), the model's own way is taken.
+What is laid out belongs to the weights as they are: it is kept for a model that was loaded for inference, and as long
+as ``steady`` says for one that may be trained. Nothing of the model is replaced but the way through its blocks; where a
+part is not what is expected (an adapter's layers, another attention, weights that are spread over processes), the
+model's own way is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from types import MethodType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +56,7 @@ class LaidOut:
     def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype) -> None:
         self.weight = torch.cat([layer.weight.detach() for layer in layers]).to(dtype)
         self.bias = torch.cat([layer.bias.detach() for layer in layers]).to(dtype)
-        self.tiled = dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
+        self.tiled = dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         if self.tiled:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
 
@@ -122,7 +124,7 @@ class Block:
         """Run the block over the real tokens [T, W] of a batch (``packed.Layout.runs``)."""
         projected, attended, up, down = self.parts
         width = tokens.shape[-1]
-        states = self._attended(projected(tokens).unflatten(1, (3, self.heads, width // self.heads)), runs)
+        states = self._attended(projected(tokens).view(-1, 3, self.heads, width // self.heads), runs)
         tokens = _norm(self.norms[0], attended.added(states, tokens, self.dropouts[0]))
         return _norm(self.norms[1], down.added(up.activated(tokens, self.activation), tokens, self.dropouts[1]))
 
@@ -130,26 +132,54 @@ class Block:
         """Attend within each input; queries, keys and values [T, 3, H, D] -> [T, H * D]."""
         parts = []
         # Split, not cut out one by one: on the way back each cut would fill the whole with zeros.
-        for run, (_, count, length) in zip(states.split([count * length for _, count, length in runs]), runs):
-            query, key, value = run.unflatten(0, (count, length)).permute(2, 0, 3, 1, 4)
+        for run, (_, count, length) in zip(torch.split(states, [count * length for _, count, length in runs]), runs):
+            query, key, value = run.view(count, length, *run.shape[1:]).permute(2, 0, 3, 1, 4)
             parts.append(self.attend(query, key, value).transpose(1, 2).flatten(0, 1).flatten(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def blocks_of(encoder: Any, dtype: torch.dtype) -> list[Block]:
-    """Return an encoder's blocks for inference, laid out for its weights as they are."""
+@contextmanager
+def steady(module: nn.Module) -> Iterator[None]:
+    """Lay out blocks once for all that is computed within, also of a model that may be trained.
+
+    An optimizer need not leave a trace on the weights that it changes (torch's fused ones do not), so that what was
+    laid out before cannot be told from what would be now.
+    """
+    encoders = [part for part in module.modules() if _is_ours(part) and _may_change(part)]
+    _STEADY.update(encoders)
+    try:
+        yield
+    finally:
+        for encoder in encoders:
+            _STEADY.discard(encoder)
+            _LAID_OUT.pop(encoder, None)
+
+
+_LOCK = Lock()
+_STEADY: WeakSet[nn.Module] = WeakSet()
+_LAID_OUT: WeakKeyDictionary[nn.Module, tuple[Any, list[Block]]] = WeakKeyDictionary()
+
+
+def _is_ours(module: nn.Module) -> bool:
+    return getattr(vars(module).get("forward"), "__func__", None) is _forward
+
+
+def _may_change(encoder: nn.Module) -> bool:
+    return any(weight.requires_grad for weight in encoder.parameters())
+
+
+def _blocks_of(encoder: Any, dtype: torch.dtype, inferring: bool) -> list[Block]:
+    """Return an encoder's blocks, laid out where its weights stay as they are."""
+    attend = scaled_dot_product_attention if inferring else _products  # the fused one has a slow way back on a CPU
+    if not inferring or (encoder not in _STEADY and _may_change(encoder)):
+        return [_block(layer, Live, attend) for layer in encoder.layer]
     state = dtype, tuple((weight.data_ptr(), _version(weight)) for weight in encoder.parameters())
     with _LOCK:
         known = _LAID_OUT.get(encoder)
         if known is None or known[0] != state:
-            blocks = [_block(layer, lambda own: LaidOut(own, dtype), scaled_dot_product_attention)
-                      for layer in encoder.layer]  # fmt: skip
+            blocks = [_block(layer, lambda own: LaidOut(own, dtype), attend) for layer in encoder.layer]
             known = _LAID_OUT[encoder] = state, blocks
     return known[1]
-
-
-_LOCK = Lock()
-_LAID_OUT: WeakKeyDictionary[nn.Module, tuple[Any, list[Block]]] = WeakKeyDictionary()
 
 
 def _forward(self: Any, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Any:
@@ -160,11 +190,9 @@ def _forward(self: Any, hidden_states: Tensor, attention_mask: Any = None, **kwa
     count, length, _ = hidden_states.shape
     runs = attention_mask.runs if attention_mask else ((0, count, length),)
     tokens = packed.tokens_of(hidden_states, attention_mask) if attention_mask else hidden_states.flatten(0, 1)
-    if torch.is_grad_enabled() or self.training:
-        blocks = [_block(layer, Live, _products) for layer in self.layer]
-    else:
-        blocks, tokens = blocks_of(self, dtype), tokens.to(dtype)
-    for block in blocks:
+    inferring = not (self.training or torch.is_grad_enabled())
+    tokens = tokens.to(dtype) if inferring else tokens
+    for block in _blocks_of(self, dtype, inferring):
         tokens = block(tokens, runs)
     states = packed.padded(tokens, attention_mask) if attention_mask else tokens.view(hidden_states.shape)
     return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)

@@ -61,11 +61,12 @@ def opened(count: int) -> Iterator[Lanes]:
     ready = Barrier(count)
 
     def prepare(_: int) -> None:
+        torch.get_num_threads()  # a thread's first look at its number sets it to the latest one that any has set
         torch.set_num_threads(max(threads // count, 1))
         ready.wait()
 
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(prepare, range(count)))
-        # The number is each thread's own, but threads made later would take the latest one that was set.
+        # Threads made later would take the lanes' number.
         torch.set_num_threads(threads)
         yield Lanes(pool, count)

@@ -47,6 +47,7 @@ def load_encoder(
     """
     place = resolve_device(device)
     model: BiEncoder = open_family("bi_encoder").load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
+    model.module.requires_grad_(False)
     if graph:
         _run_by_graph(model)
     return model
@@ -65,6 +66,7 @@ def load_scorer(
     place = resolve_device(device)
     chosen = _scoring_class(name, family, options)
     model: CrossEncoder = chosen.load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
+    model.module.requires_grad_(False)
     if graph and not options.get("peft_path"):  # the graph knows nothing of an adapter
         _run_by_graph(model)
     return model
