@@ -10,9 +10,11 @@ model's own way is taken.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 from types import MethodType
 from typing import Any
@@ -45,6 +47,14 @@ def install(transformer: Any, device: torch.device) -> bool:
     return True
 
 
+@lru_cache(maxsize=1)
+def _lays_out() -> bool:
+    """Say whether oneDNN lays out bfloat16 weights here: on x86 processors with AVX-512."""
+    if platform.machine() not in ("x86_64", "AMD64") or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class LaidOut:
     """A linear layer, or several of the same input side by side, for inference.
 
@@ -56,7 +66,7 @@ class LaidOut:
     def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype) -> None:
         self.weight = torch.cat([layer.weight.detach() for layer in layers]).to(dtype)
         self.bias = torch.cat([layer.bias.detach() for layer in layers]).to(dtype)
-        self.tiled = dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        self.tiled = dtype == torch.bfloat16 and _lays_out()
         if self.tiled:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
 
