@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from threading import Barrier, current_thread, main_thread
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
 from finerank.models import lanes
 from finerank.models.load import load_encoder, load_scorer
@@ -90,3 +92,15 @@ def test_models_give_the_same_in_lanes(
     assert all(computed)
     for ours, theirs in zip(found, alone):
         np.testing.assert_allclose(ours, theirs, atol=1e-6 if dtype == "float32" else 2e-2)
+
+
+def test_what_keeps_something_between_two_calls_is_run_alone() -> None:
+    sizes: dict[str, Any] = {
+        "vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+    }  # fmt: skip
+    assert lanes.fit(BertModel(BertConfig(**sizes)))
+    assert lanes.fit(LlamaModel(LlamaConfig(**sizes)))
+    stretching = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+    assert not lanes.fit(LlamaModel(LlamaConfig(**sizes, rope_parameters=stretching)))
+    remote = type("RemoteModel", (BertModel,), {"__module__": "transformers_modules.somebody.model"})
+    assert not lanes.fit(remote(BertConfig(**sizes)))

@@ -21,7 +21,7 @@ from finerank.batching.prompts import Tokenizer, parts_of
 from finerank.core.errors import UsageError, UserError, did_you_mean
 from finerank.core.protocols import Pair, Progress, Side
 from finerank.core.records import Group
-from finerank.models import adapters, attention, engine, fused
+from finerank.models import adapters, attention, engine, fused, lanes
 from finerank.models.families import is_language_model, is_reranker
 from finerank.models.load import bounded_length, facts, load_quietly, weights_digest
 from finerank.models.model_files import ST_CONFIG, base_of, read_json
@@ -187,7 +187,7 @@ class BiEncoder:
 
         return engine.run(
             self.module, items, tokenise, self.module.embed, tokenizer=self.tokenizer, device=self.device,
-            width=self.dimension, abreast=True, progress=progress,
+            width=self.dimension, abreast=lanes.fit(self.transformer), progress=progress,
         )  # fmt: skip
 
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ from finerank.core.errors import UserError
 from finerank.core.protocols import Pair, Progress
 from finerank.core.records import Group
 from finerank.core.seeding import DEFAULT_SEED, stream_seed
-from finerank.models import adapters, attention, engine, fused, pairwise, st_files
+from finerank.models import adapters, attention, engine, fused, lanes, pairwise, st_files
 from finerank.models.families import SCORING_HEADS, family_of
 from finerank.models.load import bounded_length, facts, load_quietly, weights_digest
 from finerank.models.model_files import FINERANK_JSON, ST_CONFIG, base_of, read_json, stored_settings
@@ -157,7 +157,7 @@ class CrossEncoder:
         return engine.run(
             self.module, [(query, passage) for query, passage in pairs],
             lambda part: self.tokens(part if placed else self.prefixed(part)), self.module.logits,
-            tokenizer=self.tokenizer, device=self.device, abreast=True, progress=progress,
+            tokenizer=self.tokenizer, device=self.device, abreast=lanes.fit(self.transformer), progress=progress,
         )  # fmt: skip
 
     def rank(self, query: str, passages: Sequence[str], top_k: int | None = None) -> list[tuple[int, float]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Barrier
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -49,6 +49,17 @@ class Lanes:
 def count_on(device: torch.device) -> int:
     """Return how many lanes there are: one for each of torch's threads on a CPU, ``MOST`` at most."""
     return min(torch.get_num_threads(), MOST) if device.type == "cpu" else 1
+
+
+def fit(transformer: Any) -> bool:
+    """Say whether a transformers model, or what runs in its place, may be run by several threads at once.
+
+    Not code from a model's folder, which may keep what it likes between two calls, and not rotary positions that
+    stretch with the longest text so far.
+    """
+    rotary = [getattr(transformer.config, name, None) for name in ("rope_parameters", "rope_scaling")]
+    stretching = any(kind in str(rotary) for kind in ("dynamic", "longrope"))
+    return type(transformer).__module__.startswith(("transformers.models.", __package__)) and not stretching
 
 
 @contextmanager
