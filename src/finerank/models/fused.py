@@ -22,12 +22,11 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
+from torch.nn.functional import layer_norm, linear
 from transformers.activations import GELUActivation
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from finerank.models import packed
-from finerank.models.attention import products
 from finerank.models.packed import Layout
 
 ROWS = 1024
@@ -120,7 +119,7 @@ class Block:
         parts: queries, keys and values in one; the attention's output; the feed-forward layers up and down.
         norms, dropouts: behind the attention and behind the feed-forward layers.
         heads: of the attention.
-        attend: queries, keys and values [N, H, L, D] of inputs of equal length -> [N, H, L, D].
+        learns: whether there is a way back, or dropout.
     """
 
     parts: tuple[LaidOut | Live, ...]
@@ -128,7 +127,7 @@ class Block:
     dropouts: tuple[nn.Module, nn.Module]
     activation: nn.Module
     heads: int
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+    learns: bool
 
     def __call__(self, tokens: Tensor, runs: Sequence[tuple[int, int, int]]) -> Tensor:
         """Run the block over the real tokens [T, W] of a batch (``packed.Layout.runs``)."""
@@ -144,7 +143,8 @@ class Block:
         # Split, not cut out one by one: on the way back each cut would fill the whole with zeros.
         for run, (_, count, length) in zip(torch.split(states, [count * length for _, count, length in runs]), runs):
             query, key, value = run.view(count, length, *run.shape[1:]).permute(2, 0, 3, 1, 4)
-            parts.append(self.attend(query, key, value).transpose(1, 2).flatten(0, 1).flatten(1))
+            attended = packed.attend(query, key, value, query.shape[-1] ** -0.5, learns=self.learns)
+            parts.append(attended.transpose(1, 2).flatten(0, 1).flatten(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -180,14 +180,13 @@ def _may_change(encoder: nn.Module) -> bool:
 
 def _blocks_of(encoder: Any, dtype: torch.dtype, inferring: bool) -> list[Block]:
     """Return an encoder's blocks, laid out where its weights stay as they are."""
-    attend = scaled_dot_product_attention if inferring else _products  # the fused one has a slow way back on a CPU
     if not inferring or (encoder not in _STEADY and _may_change(encoder)):
-        return [_block(layer, Live, attend) for layer in encoder.layer]
+        return [_block(layer, Live, not inferring) for layer in encoder.layer]
     state = dtype, tuple((weight.data_ptr(), _version(weight)) for weight in encoder.parameters())
     with _LOCK:
         known = _LAID_OUT.get(encoder)
         if known is None or known[0] != state:
-            blocks = [_block(layer, lambda own: LaidOut(own, dtype), attend) for layer in encoder.layer]
+            blocks = [_block(layer, lambda own: LaidOut(own, dtype), False) for layer in encoder.layer]
             known = _LAID_OUT[encoder] = state, blocks
     return known[1]
 
@@ -230,7 +229,7 @@ def _linears(layer: Any) -> tuple[Any, ...]:
     return own.query, own.key, own.value, layer.attention.output.dense, layer.intermediate.dense, layer.output.dense
 
 
-def _block(layer: Any, product: Callable[[Sequence[nn.Linear]], LaidOut | Live], attend: Any) -> Block:
+def _block(layer: Any, product: Callable[[Sequence[nn.Linear]], LaidOut | Live], learns: bool) -> Block:
     *projections, attended, up, down = _linears(layer)
     first, second = layer.attention.output, layer.output
     return Block(
@@ -239,12 +238,8 @@ def _block(layer: Any, product: Callable[[Sequence[nn.Linear]], LaidOut | Live],
         (first.dropout, second.dropout),
         layer.intermediate.intermediate_act_fn,
         layer.attention.self.num_attention_heads,
-        attend,
+        learns,
     )
-
-
-def _products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return products(query, key, value, query.shape[-1] ** -0.5)
 
 
 def _norm(norm: nn.LayerNorm, tokens: Tensor) -> Tensor:

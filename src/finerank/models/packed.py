@@ -97,13 +97,13 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Attend within each input; query, key, value [1, H, T, D] (or unpadded [N, H, L, D]) -> [1, T, H, D] (...)."""
     scale = query.size(-1) ** -0.5 if scaling is None else scaling
-    one = products if module.training else _fused  # the fused one has a slow way back on a CPU
+    learns = module.training
     if attention_mask is None:
-        return one(query, key, value, scale).transpose(1, 2).contiguous(), None
+        return attend(query, key, value, scale, learns=learns).transpose(1, 2).contiguous(), None
     parts = []
     for start, count, length in attention_mask.runs:
         of_query, of_key, of_value = (_run(tensor, start, count, length) for tensor in (query, key, value))
-        parts.append(one(of_query, of_key, of_value, scale).transpose(1, 2).flatten(0, 1))
+        parts.append(attend(of_query, of_key, of_value, scale, learns=learns).transpose(1, 2).flatten(0, 1))
     return torch.cat(parts).unsqueeze(0), None
 
 
@@ -113,7 +113,10 @@ def _run(tensor: Tensor, start: int, count: int, length: int) -> Tensor:
     return part.view(len(part), count, length, -1).transpose(0, 1)
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, *, learns: bool) -> Tensor:
+    """Attend within inputs of equal length [N, H, L, D]; torch's fused attention has a slow way back on a CPU."""
+    if learns:
+        return products(query, key, value, scale)
     return nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
 
 
