@@ -192,10 +192,7 @@ class FlagEmbedding:
                 data_args=AbsRerankerDataArguments(
                     train_data=[rows], train_group_size=group, query_max_len=64, passage_max_len=PAIR_LEN - 64
                 ),
-                training_args=AbsRerankerTrainingArguments(
-                    output_dir=f"{folder}/model", max_steps=steps, per_device_train_batch_size=batch, use_cpu=True,
-                    bf16=self.bf16, save_strategy="no", report_to=[], dataloader_drop_last=True, learning_rate=6e-5,
-                ),
+                training_args=AbsRerankerTrainingArguments(**self._steps_asked(folder, steps, batch)),
             )  # fmt: skip
             return _steps_timed(runner.trainer)
 
@@ -214,12 +211,17 @@ class FlagEmbedding:
                     train_data=[rows], train_group_size=group, query_max_len=PASSAGE_LEN, passage_max_len=PASSAGE_LEN
                 ),
                 training_args=AbsEmbedderTrainingArguments(
-                    output_dir=f"{folder}/model", max_steps=steps, per_device_train_batch_size=batch, use_cpu=True,
-                    bf16=self.bf16, save_strategy="no", report_to=[], dataloader_drop_last=True, learning_rate=6e-5,
-                    sentence_pooling_method="mean", normalize_embeddings=True,
+                    sentence_pooling_method="mean", normalize_embeddings=True, **self._steps_asked(folder, steps, batch)
                 ),
             )  # fmt: skip
             return _steps_timed(runner.trainer)
+
+    def _steps_asked(self, folder: str, steps: int, batch: int) -> dict[str, Any]:
+        return {
+            "output_dir": f"{folder}/model", "max_steps": steps, "per_device_train_batch_size": batch, "use_cpu": True,
+            "bf16": self.bf16, "save_strategy": "no", "report_to": [], "dataloader_drop_last": True,
+            "learning_rate": 6e-5,
+        }  # fmt: skip
 
     def mine(self, rows: str) -> None:
         raise NotImplementedError("its script is a command line: see reference in README.md")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from finerank.batching.collate import micro_batches
+from finerank.batching.collate import micro_batches, pad
 from finerank.batching.prompts import Tokens
 
 
@@ -49,3 +49,12 @@ def test_gradients_of_equal_inputs_add_up() -> None:
     once = torch.autograd.grad(loss(micro_batches([Tokens(each) for each in ids], 4, 0)), weights)[0]
     plain = torch.stack([weights[torch.tensor(each)].sum() for each in ids]).exp() @ wanted
     torch.testing.assert_close(once, torch.autograd.grad(plain, weights)[0])
+
+
+def test_an_input_without_tokens_becomes_a_padding_token() -> None:
+    alone = pad([Tokens([], [])], 9)
+    assert {name: tensor.tolist() for name, tensor in alone.items()} == {
+        "input_ids": [[9]], "attention_mask": [[1]], "token_type_ids": [[0]],
+    }  # fmt: skip
+    assert alone["input_ids"].dtype == torch.long
+    assert pad([Tokens([3, 4]), Tokens([])], 9)["attention_mask"].tolist() == [[1, 1], [1, 0]]

@@ -17,7 +17,7 @@ from fleet_recipes import BAD, Lengths
 from finerank.core.errors import UsageError, UserError
 from finerank.models import fleet, worker
 
-TWO = ["cpu", "cpu"]
+TWO = ["npu", "npu"]
 
 
 def pieces(count: int, *, bad: int = -1) -> list[tuple[int, list[int]]]:
@@ -52,9 +52,9 @@ def wait_for(pids: list[int], seconds: float) -> bool:
 
 def test_two_workers_give_what_one_engine_gives_here() -> None:
     expected = {index: [float(first) ** 2, float(index) ** 2] for index, (first, _) in pieces(23)}
-    assert results(["cpu"], pieces(23)) == (expected, 46)
+    assert results(["npu"], pieces(23)) == (expected, 46)
     assert results(TWO, pieces(23)) == (expected, 46)
-    assert results(TWO, pieces(1)) == results(["cpu"], pieces(1))
+    assert results(TWO, pieces(1)) == results(["npu"], pieces(1))
     assert results(TWO, []) == ({}, 0)
 
 
@@ -67,7 +67,7 @@ def test_large_pieces_pass_both_ways() -> None:
 
 def test_both_workers_work_and_the_facts_name_both() -> None:
     with fleet.open_fleet(Lengths(), TWO) as opened:
-        assert opened.facts["describe"] == {"device": "cpu, cpu"}
+        assert opened.facts["describe"] == {"device": "npu, npu"}
         assert opened.facts["pid"] != os.getpid()
         pids = pids_of(opened)
         assert len(set(pids)) == 2
@@ -77,9 +77,9 @@ def test_both_workers_work_and_the_facts_name_both() -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("exit", r"the worker on cpu died with exit code 3"),
-        ("kill", r"the worker on cpu died with signal 9 \(SIGKILL\)\nhint: .*more memory"),
-        ("raise", r"the worker on cpu failed: ValueError: an item that cannot be\nhint: .*--debug"),
+        ("exit", r"the worker on npu died with exit code 3"),
+        ("kill", r"the worker on npu died with signal 9 \(SIGKILL\)\nhint: .*more memory"),
+        ("raise", r"the worker on npu failed: ValueError: an item that cannot be\nhint: .*--debug"),
         ("user error", r"^there: this item is wrong\nhint: mend it$"),
         ("usage error", r"^this cannot be asked$"),
     ],
@@ -116,13 +116,13 @@ def test_an_idle_worker_that_was_killed_is_noticed() -> None:
 
 
 def test_an_engine_that_cannot_be_opened_says_why_itself() -> None:
-    with pytest.raises(UserError, match="^cpu: there is no such device here\nhint: take another$"):
+    with pytest.raises(UserError, match="^npu: there is no such device here\nhint: take another$"):
         fleet.open_fleet(Lengths("unopened"), TWO)
 
 
 def test_models_that_differ_between_devices_are_refused() -> None:
-    with pytest.raises(UsageError, match="not the same on cpu:0 and cpu:1"):
-        fleet.open_fleet(Lengths("unlike"), ["cpu:0", "cpu:1"])
+    with pytest.raises(UsageError, match="not the same on npu:0 and npu:1"):
+        fleet.open_fleet(Lengths("unlike"), ["npu:0", "npu:1"])
 
 
 def test_leaving_in_the_middle_ends_the_workers() -> None:

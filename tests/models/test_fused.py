@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, ElectraConfig, ElectraForSequenceClassification
 
-from finerank.models import fused, packed
+from finerank.models import fused
 from tests.models.test_packed import CPU, MODELS, SIZES, batch_of, gradients, results
 
 
@@ -130,6 +131,40 @@ def test_a_copy_has_its_own_weights() -> None:
     assert not torch.equal(fused_results(other, batch), before)
 
 
+def test_a_pickled_model_is_fused_and_has_its_own_weights(calls: list[torch.dtype]) -> None:
+    model = BertModel(BertConfig(**SIZES)).eval()
+    batch = batch_of()
+    fused.install(model, CPU)
+    expected = fused_results(model, batch)
+    copied = pickle.loads(pickle.dumps(model))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    calls.clear()
+    assert torch.equal(fused_results(copied, batch), expected)
+    assert len(calls) == SIZES["num_hidden_layers"]
+
+
+def test_weights_that_are_spread_go_the_models_own_way(calls: list[torch.dtype]) -> None:
+    class Spread(nn.Parameter):
+        """As FSDP's: it has the shape of the whole, and is not the whole."""
+
+    model = BertModel(BertConfig(**SIZES)).eval()
+    fused.install(model, CPU)
+    dense = model.encoder.layer[0].output.dense
+    dense.weight = Spread(dense.weight.detach())
+    fused_results(model, batch_of())
+    assert calls == []
+
+
+def test_weights_in_float32_are_not_held_twice() -> None:
+    model = BertModel(BertConfig(**SIZES)).eval().requires_grad_(False)
+    fused.install(model, CPU)
+    fused_results(model, batch_of())
+    (_, (first, *_)) = fused._LAID_OUT[model.encoder]
+    assert first.parts[2].weight.data_ptr() == model.encoder.layer[0].intermediate.dense.weight.data_ptr()
+
+
 @pytest.mark.parametrize(("config", "kind"), MODELS)
 @pytest.mark.parametrize("lengths", [(12, 9, 9, 4, 1), (7, 7)])
 def test_gradients_are_those_of_the_model(
@@ -197,4 +232,3 @@ def test_another_attention_is_left_alone(calls: list[torch.dtype]) -> None:
     torch.testing.assert_close(fused_results(model, batch), expected, atol=1e-5, rtol=0)
     assert calls == []
     assert not fused.install(model, CPU)
-    assert packed.NAME != "eager"

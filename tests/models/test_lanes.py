@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from threading import Barrier, current_thread, main_thread
+from threading import Barrier, Thread, current_thread, main_thread
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
+from transformers import BertConfig, BertModel, BigBirdConfig, BigBirdModel, LlamaConfig, LlamaModel
 
 from finerank.models import lanes
 from finerank.models.load import load_encoder, load_scorer
@@ -50,10 +51,10 @@ def test_modes_of_the_caller_hold_in_the_lanes() -> None:
         assert {found[:2] for found in opened.map(modes, range(4))} == {(False, False)}
 
 
-def test_few_items_take_all_threads() -> None:
+def test_a_single_item_takes_all_threads() -> None:
     with lanes.opened(3) as opened:
-        assert list(opened.map(lambda _: current_thread() is main_thread(), range(2))) == [True, True]
-        assert not any(opened.map(lambda _: current_thread() is main_thread(), range(3)))
+        assert list(opened.map(lambda _: current_thread() is main_thread(), range(1))) == [True]
+        assert not any(opened.map(lambda _: current_thread() is main_thread(), range(2)))
 
 
 def test_an_error_ends_the_work() -> None:
@@ -64,6 +65,40 @@ def test_an_error_ends_the_work() -> None:
 
     with lanes.opened(2) as opened, pytest.raises(MemoryError, match="too long"):
         list(opened.map(fails, range(4)))
+    assert torch.get_num_threads() == 4
+
+
+def test_an_error_of_the_caller_leaves_the_rest_undone() -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.02)
+        return item
+
+    def stopped() -> None:
+        with lanes.opened(2) as opened:
+            for _ in opened.map(work, range(1000)):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert len(begun) < 100
+    assert torch.get_num_threads() == 4
+
+
+def test_threads_that_cannot_be_had_are_an_error_not_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, started = Thread.start, []
+
+    def start(self: Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        own(self)
+
+    monkeypatch.setattr(Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start"), lanes.opened(3):
+        pass
     assert torch.get_num_threads() == 4
 
 
@@ -104,3 +139,12 @@ def test_what_keeps_something_between_two_calls_is_run_alone() -> None:
     assert not lanes.fit(LlamaModel(LlamaConfig(**sizes, rope_parameters=stretching)))
     remote = type("RemoteModel", (BertModel,), {"__module__": "transformers_modules.somebody.model"})
     assert not lanes.fit(remote(BertConfig(**sizes)))
+    # It changes its attention in the middle of a call.
+    assert not lanes.fit(BigBirdModel(BigBirdConfig(**sizes)))
+
+
+def test_modules_behind_the_transformer_must_be_known_too(tiny_encoder: str) -> None:
+    transformer, *behind = load_encoder(tiny_encoder, dtype="float32").model
+    assert lanes.fit(transformer.model, *behind)
+    remote = type("RemotePooling", (torch.nn.Module,), {"__module__": "transformers_modules.somebody.pooling"})
+    assert not lanes.fit(transformer.model, *behind, remote())

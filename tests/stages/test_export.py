@@ -126,13 +126,28 @@ def test_done_is_done(exported_reranker: str, tiny_reranker: str, monkeypatch: p
 
 
 @pytest.mark.usefixtures("no_graph")
+@pytest.mark.parametrize("cosine", [0.9, float("nan")])
 def test_a_graph_that_computes_something_else_is_not_written(
-    tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cosine: float, tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "_beside", lambda *_: {"least_cosine": 0.9})
-    with pytest.raises(UserError, match=r"a cosine of 0\.9000: nothing is written"):
+    monkeypatch.setattr(export, "_beside", lambda *_: {"least_cosine": cosine})
+    with pytest.raises(UserError, match=rf"a cosine of {cosine:.4f}: nothing is written"):
         run(options(tiny_encoder, tmp_path / "graph"))
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.usefixtures("no_graph")
+def test_what_it_wins_is_told_in_the_number_format_of_the_verbs(
+    tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[torch.dtype] = []
+    own = export._computed
+    monkeypatch.setattr(export, "_computed", lambda model, items: (timed.append(model.dtype), own(model, items))[1])
+    outcome = run(options(tiny_encoder, tmp_path / "graph", dtype="bfloat16"))
+    # How near the graph is, is measured by the model in float32.
+    assert timed[0] == torch.float32
+    assert torch.bfloat16 in timed
+    assert "items/s in bfloat16" in outcome.text
 
 
 @pytest.mark.slow

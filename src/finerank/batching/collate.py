@@ -18,12 +18,13 @@ ID_SPACE = 2**62
 
 
 def pad(tokens: Sequence[Tokens], pad_id: int, *, left: bool = False, multiple: int = 1) -> dict[str, torch.Tensor]:
-    """Pad inputs to the longest of them.
+    """Pad inputs to the longest of them; one without tokens (an empty text, no special tokens) becomes a padding token.
 
     Returns:
         ``input_ids``, ``attention_mask``; where the inputs have segment ids, ``token_type_ids``; where a prompt is left
         out of the pooling, ``pooling_mask``; each [N, L]. Where tokens are kept from compression, ``kept`` [N, 2].
     """
+    tokens = [item if item.ids else _blank(item, pad_id) for item in tokens]
     longest = max(len(item.ids) for item in tokens)
     width = -(-longest // multiple) * multiple
     rows = [_padded(item.ids, width, pad_id, left) for item in tokens]
@@ -38,6 +39,10 @@ def pad(tokens: Sequence[Tokens], pad_id: int, *, left: bool = False, multiple: 
     if tokens[0].kept is not None:
         batch["kept"] = torch.tensor([item.kept for item in tokens])
     return batch
+
+
+def _blank(item: Tokens, pad_id: int) -> Tokens:
+    return item._replace(ids=[pad_id], types=None if item.types is None else [0])
 
 
 def micro_batches(

@@ -187,7 +187,7 @@ class BiEncoder:
 
         return engine.run(
             self.module, items, tokenise, self.module.embed, tokenizer=self.tokenizer, device=self.device,
-            width=self.dimension, abreast=lanes.fit(self.transformer), progress=progress,
+            width=self.dimension, abreast=lanes.fit(self.transformer, *list(self.model)[1:]), progress=progress,
         )  # fmt: skip
 
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:

@@ -14,9 +14,8 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock
-from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -36,13 +35,16 @@ ROWS = 1024
 def install(transformer: Any, device: torch.device) -> bool:
     """Have a transformers model pack its batches (``packed.install``) and fuse its blocks.
 
+    States of single blocks cannot be had from it any more, where a call asks for them.
+
     Returns:
         Whether it does: for encoders like BERT on a CPU.
     """
     if not packed.install(transformer, device):
         return False
     base = getattr(transformer, transformer.base_model_prefix, transformer)
-    base.encoder.forward = MethodType(_forward, base.encoder)
+    # Not a bound method: that would be looked up by its name where a copy is unpickled.
+    base.encoder.forward = partial(_forward, base.encoder)
     return True
 
 
@@ -63,8 +65,8 @@ class LaidOut:
     """
 
     def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype) -> None:
-        self.weight = torch.cat([layer.weight.detach() for layer in layers]).to(dtype)
-        self.bias = torch.cat([layer.bias.detach() for layer in layers]).to(dtype)
+        self.weight = _joined([layer.weight.detach() for layer in layers]).to(dtype)
+        self.bias = _joined([layer.bias.detach() for layer in layers]).to(dtype)
         self.tiled = dtype == torch.bfloat16 and _lays_out()
         if self.tiled:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
@@ -99,8 +101,8 @@ class Live:
         """Return the layers of ``tokens`` [T, in] -> [T, out]."""
         if len(self.layers) == 1:
             return _tensor(self.layers[0](tokens))
-        weight = torch.cat([layer.weight for layer in self.layers])
-        return linear(tokens, weight, torch.cat([layer.bias for layer in self.layers]))
+        weight = _joined([layer.weight for layer in self.layers])
+        return linear(tokens, weight, _joined([layer.bias for layer in self.layers]))
 
     def activated(self, tokens: Tensor, activation: nn.Module) -> Tensor:
         """Return the activation of the layers [T, out]."""
@@ -171,7 +173,7 @@ _LAID_OUT: WeakKeyDictionary[nn.Module, tuple[Any, list[Block]]] = WeakKeyDictio
 
 
 def _is_ours(module: nn.Module) -> bool:
-    return getattr(vars(module).get("forward"), "__func__", None) is _forward
+    return getattr(vars(module).get("forward"), "func", None) is _forward
 
 
 def _may_change(encoder: nn.Module) -> bool:
@@ -219,7 +221,11 @@ def _plain(layer: Any) -> bool:
     if not type(layer).__module__.startswith("transformers.") or (layer.training and layer.gradient_checkpointing):
         return False
     return all(
-        type(part) is nn.Linear and part.bias is not None and part.weight.shape == (part.out_features, part.in_features)
+        type(part) is nn.Linear
+        and part.bias is not None
+        # FSDP's are of a class of their own, ZeRO's have another shape.
+        and type(part.weight) is nn.Parameter
+        and part.weight.shape == (part.out_features, part.in_features)
         for part in _linears(layer)
     )
 
@@ -240,6 +246,11 @@ def _block(layer: Any, product: Callable[[Sequence[nn.Linear]], LaidOut | Live],
         layer.attention.self.num_attention_heads,
         learns,
     )
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return parts as one; a single part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _norm(norm: nn.LayerNorm, tokens: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+KNOWN = ("transformers.models.", "sentence_transformers.", "torch.nn.", "finerank.")
 MOST = 4
 """Python runs one thread at a time between two products: more lanes would wait for that."""
 
@@ -25,16 +26,15 @@ class Lanes:
     """Computes items one after the other, or with a pool side by side.
 
     Args:
-        pool: of ``count`` threads, each with its share of torch's.
+        pool: of threads, each with its share of torch's.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor | None = None, count: int = 1) -> None:
+    def __init__(self, pool: ThreadPoolExecutor | None = None) -> None:
         self.pool = pool
-        self.count = count
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[Result]:
-        """Return ``function`` of the items in their order; fewer items than lanes take all threads, one by one."""
-        if self.pool is None or len(items) < self.count:
+        """Return ``function`` of the items in their order; a single item takes all threads."""
+        if self.pool is None or len(items) == 1:
             return map(function, items)
         enabled, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
         inferring = torch.is_inference_mode_enabled()
@@ -51,15 +51,19 @@ def count_on(device: torch.device) -> int:
     return min(torch.get_num_threads(), MOST) if device.type == "cpu" else 1
 
 
-def fit(transformer: Any) -> bool:
+def fit(transformer: Any, *behind: Any) -> bool:
     """Say whether a transformers model, or what runs in its place, may be run by several threads at once.
 
-    Not code from a model's folder, which may keep what it likes between two calls, and not rotary positions that
-    stretch with the longest text so far.
+    Not code from a model's folder, which may keep what it likes between two calls, not rotary positions that stretch
+    with the longest text so far, and not BigBird, which changes its own attention for a short batch.
+
+    Args:
+        behind: modules that take up its output.
     """
     rotary = [getattr(transformer.config, name, None) for name in ("rope_parameters", "rope_scaling")]
     stretching = any(kind in str(rotary) for kind in ("dynamic", "longrope"))
-    return type(transformer).__module__.startswith(("transformers.models.", __package__)) and not stretching
+    known = all(type(part).__module__.startswith(KNOWN) for part in (transformer, *behind))
+    return known and not stretching and transformer.config.model_type != "big_bird"
 
 
 @contextmanager
@@ -77,7 +81,13 @@ def opened(count: int) -> Iterator[Lanes]:
         ready.wait()
 
     with ThreadPoolExecutor(count) as pool:
-        list(pool.map(prepare, range(count)))
-        # Threads made later would take the lanes' number.
-        torch.set_num_threads(threads)
-        yield Lanes(pool, count)
+        try:
+            try:
+                list(pool.map(prepare, range(count)))
+            finally:
+                torch.set_num_threads(threads)  # threads made later would take the lanes' number
+            yield Lanes(pool)
+        except BaseException:
+            ready.abort()
+            pool.shutdown(wait=False, cancel_futures=True)  # what has begun ends, what waits is not begun
+            raise

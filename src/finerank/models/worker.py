@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import sys
 import threading
 import traceback
 from contextlib import suppress
@@ -26,8 +25,8 @@ def main(handle: int) -> None:
         threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
         if silent:
             console.mute()
-        engine = recipe(device)
         _share_threads(device, workers)
+        engine = recipe(device)
         connection.send(("ready", dict(engine.facts)))
         while True:
             index, items = inbox.get()
@@ -53,7 +52,7 @@ def _listen(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
 
 def _share_threads(device: str, workers: int) -> None:
     """Take this worker's part of the processors, where all workers compute on them."""
-    if device.startswith("cpu") and "torch" in sys.modules:
+    if device.startswith("cpu"):
         import torch
 
         torch.set_num_threads(max(1, torch.get_num_threads() // workers))

@@ -177,23 +177,16 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         Raises:
             UserError: if the loss is not a number; the weights are still those of the last good step.
         """
-        inputs = self._in_step(inputs)
+        # A pass through sharded weights is a meeting of all processes.
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        passes = distributed.most(len(inputs["micro"]), self.args.device) if sharded or self.cached else 1
+        if sharded:
+            inputs = in_step(inputs, passes)
         # Cached or not, all processes alike: DDP's own messages must come in one order.
-        if self.cached and distributed.most(len(inputs["micro"]), self.args.device) > 1:
+        if self.cached and passes > 1:
             return self._cached_training_step(model, inputs, num_items_in_batch)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
-
-    def _in_step(self, inputs: Any) -> Any:
-        """Give all processes the same number of micro-batches, where each pass is a meeting of all of them."""
-        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            return inputs
-        micro = inputs["micro"]
-        missing = distributed.most(len(micro), self.args.device) - len(micro)
-        if not missing:
-            return inputs
-        smallest = min(micro, key=lambda part: next(iter(part.values())).numel())
-        return {**inputs, "micro": [*micro, *[smallest] * missing], "filled": True}
 
     def _cached_training_step(self, model: Any, inputs: Any, rows: Any) -> torch.Tensor:
         model.train()
@@ -336,6 +329,16 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self.ledger = Ledger.load(folder)
         if self.is_fsdp_enabled:
             modules.load_weights(self.model, folder)
+
+
+def in_step(inputs: Any, passes: int) -> Any:
+    """Fill a batch up to ``passes`` micro-batches with some whose results will not count."""
+    micro = inputs["micro"]
+    missing = passes - len(micro)
+    if not missing:
+        return inputs
+    smallest = min(micro, key=lambda part: next(iter(part.values())).numel())
+    return {**inputs, "micro": [*micro, *[smallest] * missing], "filled": True}
 
 
 def epoch_batches(groups: GroupMaker, args: TrainingArguments) -> EpochBatches:
