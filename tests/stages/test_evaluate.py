@@ -211,6 +211,20 @@ def test_pages_and_runs_of_others_are_not_overwritten(
     assert len(read_qrels(runs / "qrels.txt")) == 3
 
 
+def test_a_limited_number_of_queries_is_drawn(judged: Path, rows: Path, tmp_path: Path) -> None:
+    def asked(data: Path, seed: int) -> list[str]:
+        out = tmp_path / "out.json"
+        words = ["evaluate", "-m", "bm25", "-d", str(data), "--limit", "2", "--seed", str(seed), "--overwrite"]
+        assert main([*words, "--metrics", "MRR@10", "--output_file", str(out)]) == 0
+        return sorted(next(iter(json.loads(out.read_text())["per_query"].values()))["MRR@10"])
+
+    by_seed = [asked(judged, seed) for seed in range(6)]
+    assert {len(names) for names in by_seed} == {2}
+    assert len({tuple(names) for names in by_seed}) > 1  # not always the first ones
+    assert asked(judged, 3) == by_seed[3]
+    assert len(asked(rows, 0)) == 2
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -99,7 +99,7 @@ class AblateOptions(LlmOptions, RerankerModelOptions, EncoderOptions):
         None, "--dataset: folder to write one TREC run per arm and the qrels to", metavar="DIR", semantic=False
     )
     split: str = split_option("test")
-    limit: int | None = option(None, "--dataset: only the first N queries", ge=1)
+    limit: int | None = option(None, "--dataset: only N queries, drawn by --seed", ge=1)
     output_file: str | None = option(
         None, f"JSON to write (default: one in {RESULTS}/)", metavar="OUT.json", semantic=False
     )

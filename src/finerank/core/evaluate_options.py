@@ -110,7 +110,7 @@ class EvaluateOptions(RerankerModelOptions, ModelOptions):
     strip_titles: bool = option(
         False, "rows: judge them once more without their passages' title lines, lest a title gives the answer away"
     )
-    limit: int | None = option(None, "evaluate only the first N queries or rows", ge=1)
+    limit: int | None = option(None, "evaluate only N queries or rows, drawn by --seed", ge=1)
     embedding_cache: str = option(
         "auto",
         "folder of vectors and rerankers' scores kept between runs; auto: $FINERANK_CACHE/vectors, else "
@@ -121,7 +121,7 @@ class EvaluateOptions(RerankerModelOptions, ModelOptions):
     record_times: bool = record_times_option()
     batch_size: Any = ignored("batches are formed by tokens, to fit the machine, and do not change the result")
     sample_queries: int = option(20, "queries shown side by side in the HTML page", ge=0)
-    seed: int = option(DEFAULT_SEED, "seed of the intervals, the tests and the sample", ge=0)
+    seed: int = option(DEFAULT_SEED, "seed of the intervals, the tests, the sample and --limit", ge=0)
     overwrite: bool = option(
         False, "replace an output, a page or runs made with other options or inputs", semantic=False
     )

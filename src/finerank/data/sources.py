@@ -47,14 +47,12 @@ def read_rows(
     *,
     sub_data_name: Sequence[str] | str | None = None,
     split: str = "train",
-    limit: int | None = None,
 ) -> list[Row]:
     """Read all rows of files, folders, judged folders and data sets of the hub, in order.
 
     Args:
         sub_data_name: read these subsets of each path; ``origins.find_origins`` says how.
         split: of subsets, judged folders and data sets.
-        limit: stop after this many rows.
 
     Raises:
         DataError: if any line is bad; it holds all of them.
@@ -67,7 +65,7 @@ def read_rows(
             rows.append(item)
         else:
             problems += item
-        if (limit is not None and len(rows) >= limit) or len(problems) >= MAX_PROBLEMS:
+        if len(problems) >= MAX_PROBLEMS:
             break
     if problems:
         raise DataError(problems, hint=row_hint(problems))

@@ -24,7 +24,7 @@ from finerank.evaluation.costs import ms_per_query
 from finerank.evaluation.grid import NONE, Measured, Pipeline, grid, measure, names_of, parse_diverse
 from finerank.evaluation.metrics import canonical
 from finerank.evaluation.plan import BM25
-from finerank.evaluation.ranking import without
+from finerank.evaluation.ranking import drawn
 from finerank.evaluation.report import Report, build_report, report_data
 from finerank.evaluation.report_html import render
 from finerank.evaluation.report_text import text_of as report_text
@@ -49,7 +49,7 @@ def run_grid(options: AblateOptions) -> Outcome:
         canonical(metric)
     pipelines = pipelines_of(options)
     judged = read_judged(options.dataset, options.split)
-    judged = judged if options.limit is None else without(judged, judged.query_ids[options.limit :])
+    judged = drawn(judged, options.limit, options.seed)
     encoders = {path: encoder_of(options, path) for path in firsts_of(options) if path != BM25}
     scorers = {path: scorer_of(options, path) for path in dict.fromkeys(options.reranker) if path != NONE}
     prints = {path: f"{model.fingerprint('query')} {model.fingerprint('passage')}" for path, model in encoders.items()}

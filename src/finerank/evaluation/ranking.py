@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from finerank.core.protocols import AnyPair, Encoder, Pair, Progress, Retriever, Scorer
 from finerank.core.records import Group
 from finerank.core.runs import Run, top
+from finerank.core.seeding import stream
 from finerank.data.sources import Judged
 from finerank.evaluation.fusion_store import query_digests
 from finerank.evaluation.metrics import check_scores
@@ -149,6 +150,19 @@ def without(judged: Judged, query_ids: Sequence[str]) -> Judged:
         qrels={name: judged.qrels[name] for name, _ in kept},
         name=judged.name,
     )
+
+
+def drawn(judged: Judged, count: int | None, seed: int) -> Judged:
+    """Return the set with ``count`` of its queries, drawn by chance: its first ones may be of one sort. None: all."""
+    places = set(drawn_places(len(judged.query_ids), count, seed))
+    return without(judged, [name for place, name in enumerate(judged.query_ids) if place not in places])
+
+
+def drawn_places(total: int, count: int | None, seed: int) -> list[int]:
+    """Return ``count`` places below ``total``, drawn by chance, ascending; all where there are no more."""
+    if count is None or count >= total:
+        return list(range(total))
+    return sorted(stream(seed, "limit").sample(range(total), count))
 
 
 def unseen(dev: Judged, judged: Judged) -> Judged:

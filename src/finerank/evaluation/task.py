@@ -17,7 +17,7 @@ from finerank.data.judged import Judged, is_judged, query_types, read_judged
 from finerank.data.manifest import Input
 from finerank.data.sources import inputs_of, read_rows
 from finerank.data.trec import read_qrels
-from finerank.evaluation.ranking import unseen, without
+from finerank.evaluation.ranking import drawn, drawn_places, unseen
 from finerank.evaluation.rows import RowSet, lay_out
 
 
@@ -144,7 +144,8 @@ def _rows_task(options: EvaluateOptions, also: tuple[Judged, ...]) -> Task:
     _refuse(options, "rows", depths=folder, qrels=folder, runs=f"{folder} (corpus.jsonl, …) or a qrels file")
     if options.dev_data and not options.calibration:
         raise UsageError("--dev_data is what --calibration chooses a threshold on", hint="--calibration")
-    rows = read_rows(options.data, sub_data_name=options.sub_data_name, split=options.split, limit=options.limit)
+    rows = read_rows(options.data, sub_data_name=options.sub_data_name, split=options.split)
+    rows = [rows[place] for place in drawn_places(len(rows), options.limit, options.seed)]
     dev = lay_out(_unseen_rows(options, rows)) if options.dev_data else None
     laid_out = lay_out(rows)
     types = {query: str(row.extra["type"]) for query, row in zip(laid_out.queries, rows) if row.extra.get("type")}
@@ -171,7 +172,7 @@ def _unseen_rows(options: EvaluateOptions, rows: list[Row]) -> list[Row]:
 
 
 def _limited(judged: Judged, options: EvaluateOptions) -> Judged:
-    return judged if options.limit is None else without(judged, judged.query_ids[options.limit :])
+    return drawn(judged, options.limit, options.seed)
 
 
 def _refuse(options: EvaluateOptions, found: str, **wanted: str) -> None:
