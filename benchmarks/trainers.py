@@ -126,7 +126,12 @@ def evaluated(
     )  # fmt: skip
     results = json.loads(out.read_text())
     queries = sorted(next(iter(results["per_query"].values()))[METRIC])
-    return {name: [values[METRIC][query] for query in queries] for name, values in results["per_query"].items()}
+    return {
+        arm.partition(" over ")[0]: [
+            values[METRIC][query] for query in queries
+        ]  # a reranker's first stage is one for all
+        for arm, values in results["per_query"].items()
+    }
 
 
 def judged_folder(options: argparse.Namespace) -> Path:
