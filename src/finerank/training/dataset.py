@@ -145,3 +145,13 @@ class Collator:
 
 def _ids(texts: Sequence[str]) -> Tensor:
     return text_ids(texts, [digest(normal_form(text)) for text in texts])
+
+
+def filled(inputs: Any, passes: int) -> Any:
+    """Fill a batch up to ``passes`` micro-batches with some whose results will not count."""
+    micro = inputs["micro"]
+    missing = passes - len(micro)
+    if not missing:
+        return inputs
+    smallest = min(micro, key=lambda part: next(iter(part.values())).numel())
+    return {**inputs, "micro": [*micro, *[smallest] * missing], "filled": True}

@@ -23,7 +23,7 @@ from finerank.core.protocols import Trainable
 from finerank.core.watch_options import HIDDEN, NORM
 from finerank.training import checkpoint, clipping, distributed, fully_sharded, modules
 from finerank.training.callbacks import NamedRandomness
-from finerank.training.dataset import COUNTS_KEY, Collator, EpochBatches, GroupDataset
+from finerank.training.dataset import COUNTS_KEY, Collator, EpochBatches, GroupDataset, filled
 from finerank.training.gradient_cache import cached_step
 from finerank.training.ledger import Ledger
 from finerank.training.objectives import Loss
@@ -181,7 +181,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         passes = distributed.most(len(inputs["micro"]), self.args.device) if sharded or self.cached else 1
         if sharded:
-            inputs = in_step(inputs, passes)
+            inputs = filled(inputs, passes)
         # Cached or not, all processes alike: DDP's own messages must come in one order.
         if self.cached and passes > 1:
             return self._cached_training_step(model, inputs, num_items_in_batch)
@@ -329,16 +329,6 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self.ledger = Ledger.load(folder)
         if self.is_fsdp_enabled:
             modules.load_weights(self.model, folder)
-
-
-def in_step(inputs: Any, passes: int) -> Any:
-    """Fill a batch up to ``passes`` micro-batches with some whose results will not count."""
-    micro = inputs["micro"]
-    missing = passes - len(micro)
-    if not missing:
-        return inputs
-    smallest = min(micro, key=lambda part: next(iter(part.values())).numel())
-    return {**inputs, "micro": [*micro, *[smallest] * missing], "filled": True}
 
 
 def epoch_batches(groups: GroupMaker, args: TrainingArguments) -> EpochBatches:
