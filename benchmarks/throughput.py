@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PYTHONS = {"fe": "FLAGEMBEDDING_PYTHON", "st-openvino": "OPENVINO_PYTHON"}
+PYTHONS = {"fe": "FLAGEMBEDDING_PYTHON", "fe-bf16": "FLAGEMBEDDING_PYTHON", "st-openvino": "OPENVINO_PYTHON"}
 """Engines that need an environment of their own -> the variable that names its python."""
 DEMO = Path("finerank_demo")
 WORKS = ("encode", "score", "train_reranker", "train_embedder", "mine")
@@ -36,7 +36,7 @@ class Engine:
 
     def __init__(self, name: str, model: str, log: Path) -> None:
         self.name = name
-        python = os.environ.get(PYTHONS.get(name.partition("-")[0], PYTHONS.get(name, "")), sys.executable)
+        python = os.environ.get(PYTHONS.get(name, ""), sys.executable)
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
         self.process = subprocess.Popen(
             [python, str(HERE / "worker.py"), name, model], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

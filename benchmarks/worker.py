@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,30 +46,26 @@ class Finerank:
         self.scorer.score(pairs)
 
     def train_reranker(self, rows: str, steps: int, batch: int, group: int) -> float:
-        from finerank import RerankerOptions, train
+        from finerank import RerankerOptions
 
-        with tempfile.TemporaryDirectory() as folder:
-            options = RerankerOptions(
-                model_name_or_path=self.model, train_data=[rows], output_dir=f"{folder}/model", max_len=PAIR_LEN,
-                max_steps=steps, per_device_train_batch_size=batch, train_group_size=group, dtype=self.dtype,
-                save_steps=10_000, dropout=DROPOUT,
-            )  # fmt: skip
-            with clocked() as clock:
-                train(options, {})
-            return clock.seconds
+        return self._trained(RerankerOptions, PAIR_LEN, rows, steps, batch, group)
 
     def train_embedder(self, rows: str, steps: int, batch: int, group: int) -> float:
-        from finerank import EmbedderOptions, train
+        from finerank import EmbedderOptions
 
-        with tempfile.TemporaryDirectory() as folder:
-            options = EmbedderOptions(
-                model_name_or_path=self.model, train_data=[rows], output_dir=f"{folder}/model", max_len=PASSAGE_LEN,
+        return self._trained(EmbedderOptions, PASSAGE_LEN, rows, steps, batch, group)
+
+    def _trained(self, options: Any, length: int, rows: str, steps: int, batch: int, group: int) -> float:
+        from finerank import train
+
+        with tempfile.TemporaryDirectory() as folder, clocked() as clock:
+            given = options(
+                model_name_or_path=self.model, train_data=[rows], output_dir=f"{folder}/model", max_len=length,
                 max_steps=steps, per_device_train_batch_size=batch, train_group_size=group, dtype=self.dtype,
                 save_steps=10_000, dropout=DROPOUT,
             )  # fmt: skip
-            with clocked() as clock:
-                train(options, {})
-            return clock.seconds
+            train(given, {})
+            return float(clock.seconds)
 
     def mine(self, rows: str) -> None:
         from finerank import MineOptions, mine
@@ -186,15 +183,13 @@ class FlagEmbedding:
         )
         from FlagEmbedding.finetune.reranker.encoder_only.base import EncoderOnlyRerankerRunner
 
-        with tempfile.TemporaryDirectory() as folder:
-            runner = EncoderOnlyRerankerRunner(
-                model_args=AbsRerankerModelArguments(model_name_or_path=self.model),
-                data_args=AbsRerankerDataArguments(
-                    train_data=[rows], train_group_size=group, query_max_len=64, passage_max_len=PAIR_LEN - 64
-                ),
-                training_args=AbsRerankerTrainingArguments(**self._steps_asked(folder, steps, batch)),
-            )  # fmt: skip
-            return _steps_timed(runner.trainer)
+        return self._trained(
+            EncoderOnlyRerankerRunner, AbsRerankerModelArguments,
+            AbsRerankerDataArguments(
+                train_data=[rows], train_group_size=group, query_max_len=64, passage_max_len=PAIR_LEN - 64
+            ),
+            AbsRerankerTrainingArguments, steps, batch,
+        )  # fmt: skip
 
     def train_embedder(self, rows: str, steps: int, batch: int, group: int) -> float:
         from FlagEmbedding.abc.finetune.embedder import (
@@ -204,24 +199,23 @@ class FlagEmbedding:
         )
         from FlagEmbedding.finetune.embedder.encoder_only.base import EncoderOnlyEmbedderRunner
 
-        with tempfile.TemporaryDirectory() as folder:
-            runner = EncoderOnlyEmbedderRunner(
-                model_args=AbsEmbedderModelArguments(model_name_or_path=self.model),
-                data_args=AbsEmbedderDataArguments(
-                    train_data=[rows], train_group_size=group, query_max_len=PASSAGE_LEN, passage_max_len=PASSAGE_LEN
-                ),
-                training_args=AbsEmbedderTrainingArguments(
-                    sentence_pooling_method="mean", normalize_embeddings=True, **self._steps_asked(folder, steps, batch)
-                ),
-            )  # fmt: skip
-            return _steps_timed(runner.trainer)
+        return self._trained(
+            EncoderOnlyEmbedderRunner, AbsEmbedderModelArguments,
+            AbsEmbedderDataArguments(
+                train_data=[rows], train_group_size=group, query_max_len=PASSAGE_LEN, passage_max_len=PASSAGE_LEN
+            ),
+            partial(AbsEmbedderTrainingArguments, sentence_pooling_method="mean", normalize_embeddings=True),
+            steps, batch,
+        )  # fmt: skip
 
-    def _steps_asked(self, folder: str, steps: int, batch: int) -> dict[str, Any]:
-        return {
-            "output_dir": f"{folder}/model", "max_steps": steps, "per_device_train_batch_size": batch, "use_cpu": True,
-            "bf16": self.bf16, "save_strategy": "no", "report_to": [], "dataloader_drop_last": True,
-            "learning_rate": 6e-5,
-        }  # fmt: skip
+    def _trained(self, runner: Any, model: Any, data: Any, arguments: Any, steps: int, batch: int) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            asked = arguments(
+                output_dir=f"{folder}/model", max_steps=steps, per_device_train_batch_size=batch, use_cpu=True,
+                bf16=self.bf16, save_strategy="no", report_to=[], dataloader_drop_last=True, learning_rate=6e-5,
+            )  # fmt: skip
+            given = model(model_name_or_path=self.model)
+            return _steps_timed(runner(model_args=given, data_args=data, training_args=asked).trainer)
 
     def mine(self, rows: str) -> None:
         raise NotImplementedError("its script is a command line: see reference in README.md")

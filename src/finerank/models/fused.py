@@ -101,8 +101,8 @@ class Live:
         """Return the layers of ``tokens`` [T, in] -> [T, out]."""
         if len(self.layers) == 1:
             return _tensor(self.layers[0](tokens))
-        weight = _joined([layer.weight for layer in self.layers])
-        return linear(tokens, weight, _joined([layer.bias for layer in self.layers]))
+        weight = torch.cat([layer.weight for layer in self.layers])
+        return linear(tokens, weight, torch.cat([layer.bias for layer in self.layers]))
 
     def activated(self, tokens: Tensor, activation: nn.Module) -> Tensor:
         """Return the activation of the layers [T, out]."""
@@ -248,9 +248,9 @@ def _block(layer: Any, product: Callable[[Sequence[nn.Linear]], LaidOut | Live],
     )
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
+def _joined(parts: list[Tensor]) -> Tensor:
     """Return parts as one; a single part is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _norm(norm: nn.LayerNorm, tokens: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 KNOWN = ("transformers.models.", "sentence_transformers.", "torch.nn.", "finerank.")
+"""Where code comes from that is known to keep nothing between two calls."""
 MOST = 4
 """Python runs one thread at a time between two products: more lanes would wait for that."""
 
