@@ -20,7 +20,7 @@ import pytest
 
 from finerank.core.errors import UserError
 from finerank.data.atomic import write_atomic
-from finerank.data.outputs import Folder, Output
+from finerank.data.outputs import Folder, Output, digest_output
 
 SHARDS = 8
 
@@ -399,6 +399,21 @@ def test_folder_resumes_in_place_and_refuses_strangers(tmp_path: Path) -> None:
         assert output.resumed
         assert (tmp_path / "model" / "checkpoint-1").is_dir()
         output.finish({})
+
+
+def test_what_a_killed_run_was_writing_is_no_part_of_a_folder(tmp_path: Path) -> None:
+    with suppress(Died), folder(tmp_path / "model"):
+        (tmp_path / "model" / "sub").mkdir()
+        for torn in (".README.md.4651.tmp", "sub/.config.json.77.tmp"):
+            (tmp_path / "model" / torn).write_text("half of i")
+        raise Died
+    made = filled(tmp_path / "model")
+    assert sorted(made["files"]) == ["model.bin", "sub/config.json"]
+    assert not list((tmp_path / "model").rglob("*.tmp"))
+    before = digest_output(tmp_path / "model")
+    (tmp_path / "model" / ".finerank_fusion.json.5.tmp").write_text("hal")  # a later write into it was killed
+    assert digest_output(tmp_path / "model") == before
+    assert filled(tmp_path / "model") == made
 
 
 def test_folder_overwrite_keeps_the_old_one_until_the_new_one_is_done(tmp_path: Path) -> None:

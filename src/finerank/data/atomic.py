@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import socket
 import weakref
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 from finerank.core.errors import UserError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+"""Names of files that ``write_atomic`` has not renamed yet; a killed process leaves them behind."""
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from finerank.core.errors import UserError
 from finerank.data import console
-from finerank.data.atomic import Lock, land, sync, write_atomic, writing
+from finerank.data.atomic import TEMPORARY, Lock, land, sync, write_atomic, writing
 from finerank.data.claims import LOCK, RECORD, Claim, remove
 from finerank.data.manifest import Input, digest_file, manifest_path, parts_of, write_json
 from finerank.data.shards import Shards
@@ -188,6 +188,8 @@ class Folder(Claim):
         if self.done or self._lock is None:
             raise ValueError(f"{self.name} is not open for writing")
         with writing(self.name):
+            for left in [file for file in self.path.rglob("*.tmp") if TEMPORARY.fullmatch(file.name)]:
+                left.unlink()  # of runs that were killed: this one has written all that it writes
             files = _sealed(self.path)
             for name in files:
                 sync(self.path / name)
@@ -266,4 +268,5 @@ def _total(files: Mapping[str, str]) -> str:
 
 def _listing(folder: Path) -> list[str]:
     names = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-    return sorted(str(name) for name in names if not name.parts[0].startswith(UNSEALED))
+    sealed = (name for name in names if not name.parts[0].startswith(UNSEALED))
+    return sorted(str(name) for name in sealed if not TEMPORARY.fullmatch(name.name))
