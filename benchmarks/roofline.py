@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--works", nargs="+", default=["encode", "train"], choices=list(WORKS))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    texts = list(itertools.islice(_texts(options.texts), options.count))
+    texts = list(itertools.islice(texts_of(options.texts), options.count))
     result = {work: WORKS[work](options, texts) for work in options.works}
     for work, found in result.items():
         show(work, found)
@@ -101,29 +101,6 @@ def train(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
     return measure(step, model, lengths, passes=3, rounds=options.rounds)
 
 
-def growth(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
-    """Encode a quarter, a half and all of the texts in turn; return seconds, and the growth per doubling over two."""
-    from finerank.models.load import load_encoder
-
-    model = load_encoder(
-        options.model, device=options.device, dtype=options.dtype, passage_max_len=options.max_len
-    )  # fmt: skip
-    # Every fourth, every second, all: the same lengths in each.
-    parts = {share: texts[:: 4 // share] for share in (1, 2, 4)}
-    seconds: dict[int, list[float]] = {share: [] for share in parts}
-    for _ in range(options.rounds + 1):
-        for share, part in parts.items():
-            start = time.perf_counter()
-            model.encode(part, "passage")
-            finish(model.device)
-            seconds[share].append(time.perf_counter() - start)
-    tokens = {share: sum(len(item.ids) for item in model.tokens(part, "passage")) for share, part in parts.items()}
-    median = {share: statistics.median(each[1:]) for share, each in seconds.items()}
-    doublings = [(median[2 * share] / median[share]) / (tokens[2 * share] / tokens[share]) for share in (1, 2)]
-    return {"texts": {share: len(part) for share, part in parts.items()}, "tokens": tokens, "seconds": median,
-            "growth_per_doubling": doublings}  # fmt: skip
-
-
 def measure(work: Callable[[], Any], model: Any, lengths: list[int], passes: int, rounds: int) -> dict[str, Any]:
     """Time ``work`` and the model's largest product in turn.
 
@@ -153,9 +130,6 @@ def measure(work: Callable[[], Any], model: Any, lengths: list[int], passes: int
 
 def show(work: str, found: dict[str, Any]) -> None:
     """Print one work's figures."""
-    if work == "growth":
-        print(f"growth: {', '.join(f'{each:.3f}' for each in found['growth_per_doubling'])} of linear per doubling")
-        return
     print(
         f"{work}: {found['tokens_per_second']:,.0f} tokens/s, {found['achieved'] / 1e12:.3f} of "
         f"{found['limit'] / 1e12:.3f} TFLOP/s, {found['share_of_limit']:.0%}"
@@ -189,13 +163,21 @@ def _product_rate(model: Any, repeats: int = 20) -> float:
 
 
 def _profile(work: Callable[[], Any], device: torch.device) -> dict[str, float]:
-    """Return the share of each group of operations in the time of one round."""
+    """Return the share of each group of operations in the time of one round; on a CPU by one thread.
+
+    What lanes compute in threads of their own the profiler would not see.
+    """
     activities = [torch.profiler.ProfilerActivity.CPU]
     cuda = device.type == "cuda"
     if cuda:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profile:
-        work()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.profiler.profile(activities=activities) as profile:
+            work()
+    finally:
+        torch.set_num_threads(threads)
     spent: Counter[str] = Counter()
     for event in profile.key_averages():
         taken = event.self_device_time_total if cuda else event.self_cpu_time_total
@@ -207,7 +189,8 @@ def _profile(work: Callable[[], Any], device: torch.device) -> dict[str, float]:
     return {name: round(taken / total, 4) for name, taken in spent.most_common()}
 
 
-def _texts(source: Path | None) -> Iterator[str]:
+def texts_of(source: Path | None) -> Iterator[str]:
+    """Yield the texts of a BEIR folder or a JSONL file, or stretches of this folder's README."""
     if source is None:
         words = Path(__file__).with_name("README.md").read_text(encoding="utf-8").split()
         for place in itertools.count():
@@ -221,7 +204,7 @@ def _texts(source: Path | None) -> Iterator[str]:
             yield f"{record.get('title', '')} {record.get('text', '')}".strip()
 
 
-WORKS = {"encode": encode, "train": train, "growth": growth}
+WORKS = {"encode": encode, "train": train}
 
 
 if __name__ == "__main__":
