@@ -98,21 +98,25 @@ def train(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]:
         loss.backward()
         model.module.zero_grad()
 
-    return measure(step, model, lengths, passes=3, rounds=options.rounds)
+    dtype = torch.bfloat16 if fast else torch.float32
+    return measure(step, model, lengths, passes=3, rounds=options.rounds, dtype=dtype)
 
 
-def measure(work: Callable[[], Any], model: Any, lengths: list[int], passes: int, rounds: int) -> dict[str, Any]:
+def measure(
+    work: Callable[[], Any], model: Any, lengths: list[int], passes: int, rounds: int, dtype: torch.dtype | None = None
+) -> dict[str, Any]:
     """Time ``work`` and the model's largest product in turn.
 
     Args:
         lengths: tokens of each input.
         passes: times that each product is done: once forward, twice more backward.
+        dtype: in which products are done, if not in that of the weights.
     """
     flops = passes * _flops(model.transformer, lengths)
     work()
     seconds, limits = [], []
     for _ in range(rounds):
-        limits.append(_product_rate(model))
+        limits.append(_product_rate(model, dtype))
         start = time.perf_counter()
         work()
         finish(model.device)
@@ -146,11 +150,12 @@ def _flops(transformer: Any, lengths: list[int]) -> float:
     return 2.0 * weights * sum(lengths) + attention
 
 
-def _product_rate(model: Any, repeats: int = 20) -> float:
+def _product_rate(model: Any, dtype: torch.dtype | None, repeats: int = 20) -> float:
     """Return the rate in FLOP/s of the largest linear layer of the model's blocks over a batch of tokens."""
     blocks = next(part for part in model.transformer.modules() if isinstance(part, torch.nn.ModuleList))
     layers = [part for part in blocks.modules() if isinstance(part, torch.nn.Linear)]
     weight = max(layers, key=lambda layer: layer.weight.numel()).weight.detach()
+    weight = weight if dtype is None else weight.to(dtype)
     rows = torch.randn(PRODUCT_ROWS[model.device.type], weight.shape[1], device=weight.device, dtype=weight.dtype)
     with torch.inference_mode():
         torch.nn.functional.linear(rows, weight)
