@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=400, help="texts of the largest size")
     parser.add_argument("--max_len", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--works", nargs="+", default=["encode", "score", "mine"])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     texts = list(dict.fromkeys(itertools.islice(texts_of(options.texts), options.count)))
@@ -41,8 +42,9 @@ def main() -> None:
     encoder = load_encoder(options.model, passage_max_len=options.max_len)
     tokens = {text: len(cut.ids) for text, cut in zip(texts, encoder.tokens(texts, "passage"))}
     result = {}
-    for name, job in jobs(options, encoder).items():
-        result[name] = growth(job, tokens, options.rounds)
+    known = jobs(options, encoder)
+    for name in options.works:
+        result[name] = growth(known[name], tokens, options.rounds)
         found = ", ".join(f"{each:.3f}" for each in result[name]["growth_per_doubling"])
         print(f"{name}: {found} of linear per doubling", flush=True)
     if options.out:
