@@ -38,6 +38,8 @@ class Engine:
         self.name = name
         python = os.environ.get(PYTHONS.get(name, ""), sys.executable)
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+        if name.startswith(("finerank", "exported")):
+            environment["OMP_WAIT_POLICY"] = "PASSIVE"  # as the command sets it
         self.process = subprocess.Popen(
             [python, str(HERE / "worker.py"), name, model], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=log.open("w"), text=True, env=environment,

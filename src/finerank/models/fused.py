@@ -56,6 +56,26 @@ def _lays_out() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+@lru_cache(maxsize=1)
+def _tiled() -> Any:
+    """Return the module that attends by a processor's tiles, where there are such and numba is installed."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    if not (capabilities.get("amx_bf16") and capabilities.get("avx512_bf16") and torch.cpu._init_amx()):
+        return None
+    try:
+        from finerank.models import tiled_attention
+    except (ImportError, RuntimeError):  # numba raises the latter where it can keep what it compiled nowhere
+        return None
+    return tiled_attention
+
+
+@lru_cache(maxsize=64)
+def _starts(runs: tuple[tuple[int, int, int], ...]) -> Tensor:
+    """Return where each input of the runs begins, and where the last one ends [N + 1]."""
+    lengths = [length for _, count, length in runs for _ in range(count)]
+    return torch.tensor([0, *lengths]).cumsum(0)
+
+
 class LaidOut:
     """A linear layer, or several of the same input side by side, for inference.
 
@@ -141,6 +161,9 @@ class Block:
 
     def _attended(self, states: Tensor, runs: Sequence[tuple[int, int, int]]) -> Tensor:
         """Attend within each input; queries, keys and values [T, 3, H, D] -> [T, H * D]."""
+        tiled = _tiled() if states.dtype == torch.bfloat16 and states.shape[-1] % 32 == 0 else None
+        if tiled is not None:
+            return _tensor(tiled.attend(states, _starts(tuple(runs))))
         parts = []
         # Split, not cut out one by one: on the way back each cut would fill the whole with zeros.
         for run, (_, count, length) in zip(torch.split(states, [count * length for _, count, length in runs]), runs):

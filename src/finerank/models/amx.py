@@ -1,0 +1,136 @@
+"""Tiles for numba on a processor with AMX: matrix products, and the layouts that they want.
+
+A tile is one of eight registers, named 0 to 7, of 16 rows of 64 bytes: 16 x 32 bfloat16 (a left factor), 16 x 16 pairs
+of bfloat16 (a right factor; row r holds the inner places 2r and 2r + 1) or 16 x 16 float32 (a sum). Addresses and
+strides are in bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from finerank.models.vectors import BYTE, HALVES, I32, I64, LANES, WORDS, call, emitting, pointer
+
+TILE = 1024
+"""Bytes of a tile."""
+
+
+@intrinsic
+def transpose(context: Any, source: Any, stride: Any, target: Any) -> Any:
+    """Write 16 rows of 16 words of 4 bytes, ``stride`` apart, as their transpose, a tile."""
+
+    def build(b: Any, source: Any, stride: Any, target: Any) -> None:
+        rows = []
+        for row in range(LANES):
+            at = b.add(source, b.mul(stride, ir.Constant(I64, row)))
+            rows.append(b.load(pointer(b, at, WORDS), align=4))
+        # Blocks of 1, 2, 4 and 8 words change places with those across the diagonal.
+        size = 1
+        while size < LANES:
+            lanes = range(LANES)
+            upper = [lane if not lane & size else LANES + lane - size for lane in lanes]
+            lower = [lane + size if not lane & size else LANES + lane for lane in lanes]
+            for row in (row for row in lanes if not row & size):
+                pair = rows[row], rows[row + size]
+                rows[row] = b.shuffle_vector(*pair, ir.Constant(WORDS, upper))
+                rows[row + size] = b.shuffle_vector(*pair, ir.Constant(WORDS, lower))
+            size *= 2
+        for row, words in enumerate(rows):
+            b.store(words, pointer(b, b.add(target, ir.Constant(I64, 64 * row)), WORDS), align=4)
+
+    return emitting(types.void, [types.int64, types.int64, types.int64], build)
+
+
+@intrinsic
+def interleave(context: Any, first: Any, second: Any, target: Any) -> Any:
+    """Write 16 bfloat16 of each of two rows as 16 pairs, a row of a right factor."""
+    places = [place // 2 + (place % 2) * LANES for place in range(2 * LANES)]
+
+    def build(b: Any, first: Any, second: Any, target: Any) -> None:
+        rows = [b.load(pointer(b, at, HALVES), align=2) for at in (first, second)]
+        pairs = b.shuffle_vector(*rows, ir.Constant(ir.VectorType(I32, 2 * LANES), places))
+        b.store(pairs, pointer(b, target, pairs.type), align=4)
+
+    return emitting(types.void, [types.int64, types.int64, types.int64], build)
+
+
+def _named(tile: Any) -> Any:
+    return ir.Constant(BYTE, tile.literal_value)
+
+
+@intrinsic(prefer_literal=True)
+def tile_load(context: Any, tile: Any, address: Any, stride: Any) -> Any:
+    """Load 16 rows of 64 bytes."""
+
+    def build(b: Any, _: Any, at: Any, stride: Any) -> None:
+        call(b, "llvm.x86.tileloadd64", ir.VoidType(), _named(tile), pointer(b, at), stride)
+
+    return emitting(types.void, [tile, types.int64, types.int64], build)
+
+
+@intrinsic(prefer_literal=True)
+def tile_store(context: Any, tile: Any, address: Any, stride: Any) -> Any:
+    """Write 16 rows of 64 bytes."""
+
+    def build(b: Any, _: Any, at: Any, stride: Any) -> None:
+        call(b, "llvm.x86.tilestored64", ir.VoidType(), _named(tile), pointer(b, at), stride)
+
+    return emitting(types.void, [tile, types.int64, types.int64], build)
+
+
+@intrinsic(prefer_literal=True)
+def tile_zero(context: Any, tile: Any) -> Any:
+    """Set all numbers to zero."""
+    return emitting(types.void, [tile], lambda b, _: call(b, "llvm.x86.tilezero", ir.VoidType(), _named(tile)))
+
+
+@intrinsic(prefer_literal=True)
+def tile_add_product(context: Any, tile: Any, left: Any, right: Any) -> Any:
+    """Add the product of a left and a right factor to a sum."""
+
+    def build(b: Any, *_: Any) -> None:
+        call(b, "llvm.x86.tdpbf16ps", ir.VoidType(), _named(tile), _named(left), _named(right))
+
+    return emitting(types.void, [tile, left, right], build)
+
+
+def _on_config(name: str) -> Any:
+    @intrinsic
+    def of_address(context: Any, address: Any) -> Any:
+        return emitting(types.void, [types.int64], lambda b, at: call(b, name, ir.VoidType(), pointer(b, at)))
+
+    return of_address
+
+
+_load_config, _store_config = _on_config("llvm.x86.ldtilecfg"), _on_config("llvm.x86.sttilecfg")
+
+
+CONFIG = 128
+"""Bytes that ``configure`` needs."""
+
+
+def whole_tiles() -> Any:
+    """Return the configuration of eight whole tiles, as the processor reads it: 64 bytes."""
+    config = np.zeros(64, np.uint8)
+    config[0] = 1  # the only palette there is
+    config[16:32:2] = 64  # bytes of a row
+    config[48:56] = 16  # rows
+    return config
+
+
+@njit
+def configure(at: Any) -> None:
+    """Make the tiles what stands 64 bytes behind ``at``; keep how they were: oneDNN counts on finding them so."""
+    _store_config(at)
+    _load_config(at + 64)
+
+
+@njit
+def restore(at: Any) -> None:
+    """Make the tiles what they were."""
+    _load_config(at)

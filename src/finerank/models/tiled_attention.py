@@ -1,0 +1,108 @@
+"""Attention in bfloat16 on a processor with AMX: ``attention_kernels`` as an operation of torch, by all its threads.
+
+torch's own kernel loses most of its time around the products where heads are small, and its way back is slow
+(benchmarks/README.md, docs/adr/0017).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from finerank.models.amx import CONFIG, whole_tiles
+from finerank.models.attention_kernels import attend as forward_kernel
+from finerank.models.attention_kernels import attend_back as backward_kernel
+from finerank.models.attention_kernels import scratch_size
+
+if getattr(numba.config, "DISABLE_JIT", 0):
+    raise ImportError("numba was told not to compile")
+
+
+def attend(states: Tensor, starts: Tensor) -> Tensor:
+    """Attend within each input.
+
+    Args:
+        states: queries, keys and values in bfloat16 [T, 3, H, D], D a multiple of 32.
+        starts: where each input begins, and T behind the last, int64 [N + 1].
+
+    Returns:
+        [T, H * D].
+    """
+    attended: Tensor = _Attention.apply(states, starts)  # type: ignore[no-untyped-call]
+    return attended
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, starts: Tensor) -> Tensor:
+        states = states.contiguous()
+        count, _, heads, width = states.shape
+        attended = torch.empty(count, heads, width, dtype=torch.bfloat16)
+        levels = torch.empty(heads, count if ctx.needs_input_grad[0] else 0)
+        _by_threads(forward_kernel, starts, width, *map(_bits, (states, attended)), levels.numpy())
+        ctx.save_for_backward(states, starts, attended, levels)
+        return attended.flatten(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        states, starts, attended, levels = ctx.saved_tensors
+        gradient = gradients[0].to(torch.bfloat16).contiguous().view(attended.shape)
+        back = torch.empty_like(states)
+        arrays = [_bits(tensor) for tensor in (states, attended, gradient, back)]
+        _by_threads(backward_kernel, starts, states.shape[-1], *arrays, levels.numpy())
+        return back, None
+
+
+def _bits(tensor: Tensor) -> NDArray[np.uint16]:
+    bits: NDArray[np.uint16] = tensor.detach().view(torch.uint16).numpy()
+    return bits
+
+
+def _by_threads(kernel: Callable[..., None], starts: Tensor, width: int, *arrays: Any) -> None:
+    """Run a kernel over all inputs, a share for each of this thread's torch threads."""
+    offsets = starts.numpy()
+    longest = int(np.diff(offsets).max())
+    threads = min(torch.get_num_threads(), len(offsets) - 1)
+
+    def share(first: int, last: int) -> None:
+        if first == last:
+            return
+        kernel(offsets[first : last + 1], width**-0.5, *arrays, _scratch(longest, width))
+
+    marks = np.searchsorted(offsets, np.linspace(0, offsets[-1], threads + 1)).tolist()
+    others = [_helpers(os.getpid()).submit(share, *ends) for ends in zip(marks[1:-1], marks[2:])]
+    share(*marks[:2])
+    for other in others:
+        other.result()
+
+
+@lru_cache(maxsize=1)
+def _helpers(process: int) -> ThreadPoolExecutor:
+    """Return a process's own threads; those of its parent do not run in it."""
+    return ThreadPoolExecutor()
+
+
+_OWN = threading.local()
+
+
+def _scratch(longest: int, width: int) -> NDArray[np.uint8]:
+    """Return this thread's own memory for inputs of up to ``longest`` positions, on a line of the cache."""
+    size = scratch_size(longest, width)
+    known: NDArray[np.uint8] | None = getattr(_OWN, "scratch", None)
+    if known is None or len(known) < size:
+        memory = np.zeros(size + 64, np.uint8)
+        known = _OWN.scratch = memory[-memory.ctypes.data % 64 :]
+        known[64:CONFIG] = whole_tiles()
+    return known

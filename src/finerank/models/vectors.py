@@ -1,0 +1,232 @@
+"""Vectors for numba on a processor with AVX-512: what kernels compute with beside products (:mod:`.amx`).
+
+A vector is 16 numbers in float32, one register: loaded from an address, computed with ``+ - *`` and the functions
+below, and stored. Addresses and strides are in bytes.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import binding, ir
+from numba import types
+from numba.extending import intrinsic, models, overload, register_model
+
+# Whole AVX-512 registers: by itself LLVM takes half of them on most processors.
+numba.config.CPU_NAME = binding.get_host_cpu_name()
+numba.config.CPU_FEATURES = binding.get_host_cpu_features().flatten() + ",-prefer-256-bit"
+
+LANES = 16
+FARTHEST = -1e30
+"""A score, or a power of two, whose weight is nothing."""
+
+BYTE, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+HALVES, WORDS, REALS = (ir.VectorType(kind, LANES) for kind in (I16, I32, F32))
+_FLAGS = ("contract", "reassoc", "nsz", "arcp")
+_POWERS_OF_TWO = (0.99992264, 0.69098249, 0.22997734, 0.03895358)
+
+
+class _Brain(ir.types.Type):
+    """bfloat16: LLVM has it, llvmlite does not."""
+
+    intrinsic_name = "bf16"
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Brain)
+
+    def __hash__(self) -> int:
+        return hash(_Brain)
+
+
+class _Vector(types.Type):
+    def __init__(self) -> None:
+        super().__init__("float32x16")
+
+
+VECTOR = _Vector()
+
+
+@register_model(_Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, REALS)
+
+
+def emitting(result: Any, arguments: Sequence[Any], build: Callable[..., Any]) -> Any:
+    """Return what ``intrinsic`` wants: types, and a function that has ``build`` write code for (builder, *values)."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        value = build(builder, *values)
+        return context.get_dummy_value() if value is None else value
+
+    return result(*arguments), generate
+
+
+def call(builder: Any, name: str, result: Any, *values: Any, fast: Sequence[str] = ()) -> Any:
+    """Call one of LLVM's intrinsics."""
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(result, [value.type for value in values]), name)
+    return builder.call(function, values, fastmath=fast)
+
+
+def pointer(builder: Any, address: Any, kind: Any = BYTE) -> Any:
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+def _splat(kind: Any, value: float) -> Any:
+    return ir.Constant(kind, [value] * LANES)
+
+
+def _spread(builder: Any, kind: Any, value: Any) -> Any:
+    """Return a vector of a value."""
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
+    return builder.shuffle_vector(one, one, _splat(WORDS, 0))
+
+
+def _float(value: float) -> float:
+    return float(np.float32(value))
+
+
+@intrinsic
+def load(context: Any, address: Any) -> Any:
+    """Return 16 float32."""
+    return emitting(VECTOR, [types.int64], lambda b, at: b.load(pointer(b, at, REALS), align=4))
+
+
+@intrinsic
+def store(context: Any, address: Any, vector: Any) -> Any:
+    """Write 16 float32."""
+    return emitting(types.void, [types.int64, VECTOR], lambda b, at, v: b.store(v, pointer(b, at, REALS), align=4))
+
+
+@intrinsic
+def load_bfloat16(context: Any, address: Any) -> Any:
+    """Return 16 bfloat16 as float32."""
+
+    def build(b: Any, at: Any) -> Any:
+        halves = b.zext(b.load(pointer(b, at, HALVES), align=2), WORDS)
+        return b.bitcast(b.shl(halves, _splat(WORDS, 16)), REALS)
+
+    return emitting(VECTOR, [types.int64], build)
+
+
+@intrinsic
+def store_bfloat16(context: Any, address: Any, vector: Any) -> Any:
+    """Write 16 numbers, rounded to bfloat16."""
+    brains = ir.VectorType(_Brain(), LANES)
+
+    def build(b: Any, at: Any, v: Any) -> None:
+        b.store(b.fptrunc(v, brains), pointer(b, at, brains), align=2)
+
+    return emitting(types.void, [types.int64, VECTOR], build)
+
+
+@intrinsic
+def filled(context: Any, value: Any) -> Any:
+    """Return a vector of one number."""
+
+    return emitting(VECTOR, [types.float32], lambda b, value: _spread(b, REALS, value))
+
+
+@intrinsic
+def load_filled(context: Any, address: Any) -> Any:
+    """Return a vector of one float32."""
+    return emitting(VECTOR, [types.int64], lambda b, at: _spread(b, REALS, b.load(pointer(b, at, F32), align=4)))
+
+
+@intrinsic
+def store_one(context: Any, address: Any, value: Any) -> Any:
+    """Write one float32."""
+    return emitting(types.void, [types.int64, types.float32], lambda b, at, x: b.store(x, pointer(b, at, F32), align=4))
+
+
+def _arithmetic(name: str) -> Any:
+    @intrinsic
+    def of_two(context: Any, left: Any, right: Any) -> Any:
+        return emitting(VECTOR, [VECTOR, VECTOR], lambda b, x, y: getattr(b, name)(x, y, flags=_FLAGS))
+
+    return of_two
+
+
+def _overload(sign: Any, operation: Any) -> None:
+    @overload(sign)
+    def chosen(left, right):  # no annotations: numba compares its signature with that of what it returns
+        return (lambda left, right: operation(left, right)) if left is right is VECTOR else None
+
+
+_overload(operator.add, _arithmetic("fadd"))
+_overload(operator.sub, _arithmetic("fsub"))
+_overload(operator.mul, _arithmetic("fmul"))
+
+
+def _larger(b: Any, x: Any, y: Any) -> Any:
+    return b.select(b.fcmp_ordered("<", y, x), x, y)  # as the processor has it: y where either is not a number
+
+
+@intrinsic
+def larger(context: Any, left: Any, right: Any) -> Any:
+    """Return the larger of each two numbers; the right one where either is NaN."""
+    return emitting(VECTOR, [VECTOR, VECTOR], _larger)
+
+
+def _folded(b: Any, vector: Any, combine: Callable[..., Any]) -> Any:
+    """Combine the numbers of a vector, half with half."""
+    half = LANES // 2
+    while half:
+        places = ir.Constant(WORDS, [(lane + half) % LANES for lane in range(LANES)])
+        vector = combine(b, vector, b.shuffle_vector(vector, vector, places))
+        half //= 2
+    return b.extract_element(vector, ir.Constant(I32, 0))
+
+
+@intrinsic
+def largest(context: Any, vector: Any) -> Any:
+    """Return the largest number."""
+    return emitting(types.float32, [VECTOR], lambda b, v: _folded(b, v, _larger))
+
+
+@intrinsic
+def total(context: Any, vector: Any) -> Any:
+    """Return the sum of the numbers."""
+    return emitting(types.float32, [VECTOR], lambda b, v: _folded(b, v, lambda b, *two: b.fadd(*two)))
+
+
+@intrinsic
+def power_of_two(context: Any, vector: Any) -> Any:
+    """Return 2 to the power of each number, none above 0; to 1e-4 of itself, and 1e-38 for the smallest.
+
+    Whole places go into the exponent; the rest, in (-1, 0], through a polynomial of the third degree (least squares of
+    the relative error at 64 Chebyshev nodes): bfloat16, which it is made for, is forty times as coarse.
+    """
+
+    def build(b: Any, x: Any) -> Any:
+        x = _larger(b, _splat(REALS, -126.0), x)
+        whole = b.fptosi(x, WORDS)
+        rest = b.fsub(x, b.sitofp(whole, REALS))
+        value = _splat(REALS, _float(_POWERS_OF_TWO[-1]))
+        for coefficient in _POWERS_OF_TWO[-2::-1]:
+            value = b.fadd(b.fmul(value, rest, flags=_FLAGS), _splat(REALS, _float(coefficient)), flags=_FLAGS)
+        bits = b.add(b.bitcast(value, WORDS), b.shl(whole, _splat(WORDS, 23)))
+        return b.bitcast(bits, REALS)
+
+    return emitting(VECTOR, [VECTOR], build)
+
+
+@intrinsic
+def shade(context: Any, count: Any) -> Any:
+    """Return 0 in the first ``count`` places of a vector and ``FARTHEST`` in the others."""
+
+    def build(b: Any, count: Any) -> Any:
+        places = ir.Constant(ir.VectorType(I64, LANES), list(range(LANES)))
+        many = _spread(b, places.type, count)
+        return b.select(b.icmp_signed("<", places, many), _splat(REALS, 0.0), _splat(REALS, _float(FARTHEST)))
+
+    return emitting(VECTOR, [types.int64], build)
