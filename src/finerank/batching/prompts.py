@@ -7,11 +7,12 @@ padding that some published ``tokenizer.json`` carry (all-MiniLM-L6-v2: 128 and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from finerank.core.errors import UserError
 from finerank.core.protocols import Pair
+from finerank.data.lengths import begins
 
 ENCODED_AT_ONCE = 512
 """Inputs that the tokenizer's own records are held of at a time; they take some ten times the memory of their ids."""
@@ -86,6 +87,7 @@ class Tokenizer:
         self._rust = Rust.from_str(self._state)
         self._rust.no_padding()
         self._rust.no_truncation()
+        self._cuts: dict[int, Callable[[str], str] | None] = {}
         self.with_types = with_types
         self.pad_id: int = hf_tokenizer.pad_token_id if hf_tokenizer.pad_token_id is not None else 0
         self.pad_left: bool = hf_tokenizer.padding_side == "left"
@@ -98,7 +100,7 @@ class Tokenizer:
         return self._state
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_rust"}
+        return {key: value for key, value in self.__dict__.items() if key != "_rust"} | {"_cuts": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         from tokenizers import Tokenizer as Rust
@@ -111,7 +113,8 @@ class Tokenizer:
     def texts(self, texts: Sequence[str], max_len: int) -> list[Tokens]:
         """Tokenise texts, cut to ``max_len`` tokens."""
         self._rust.enable_truncation(max_len)
-        return self._encoded(texts)
+        begin = self._begins(max_len)
+        return self._encoded(texts, [begin(text) for text in texts] if begin else texts, max_len)
 
     def pairs(
         self, pairs: Sequence[Pair], max_len: int, query_max_len: int | None = None, passage_max_len: int | None = None
@@ -123,7 +126,15 @@ class Tokenizer:
         """
         if query_max_len is None and passage_max_len is None:
             self._rust.enable_truncation(max_len, strategy="longest_first")
-            return self._encoded(pairs)
+            begin = self._begins(max_len)
+            # A query of up to half the tokens is kept whole whatever stands behind it; else both whole lengths count.
+            cut = [
+                (query, begin(passage))
+                if begin and query.isascii() and 2 * len(query) + 8 <= max_len
+                else (query, passage)
+                for query, passage in pairs
+            ]
+            return self._encoded(pairs, cut, max_len)
         queries = self._sides([query for query, _ in pairs], query_max_len)
         passages = self._sides([passage for _, passage in pairs], passage_max_len)
         self._rust.enable_truncation(max_len, strategy="longest_first")
@@ -142,12 +153,24 @@ class Tokenizer:
         encodings = (encoding for part in parts for encoding in part)
         return [_shortened(text, encoding, max_len) for text, encoding in zip(texts, encodings)]
 
-    def _encoded(self, inputs: Sequence[Any]) -> list[Tokens]:
-        return [
-            self._tokens(encoding)
-            for start in range(0, len(inputs), ENCODED_AT_ONCE)
-            for encoding in self._rust.encode_batch_fast(list(inputs[start : start + ENCODED_AT_ONCE]))
-        ]
+    def _begins(self, max_len: int) -> Callable[[str], str] | None:
+        """Return what leaves of a long text its first words, as many as tokens are kept."""
+        if max_len not in self._cuts:
+            self._cuts[max_len] = begins(self._state, max_len)
+        return self._cuts[max_len]
+
+    def _encoded(self, inputs: Sequence[Any], begun: Sequence[Any], max_len: int) -> list[Tokens]:
+        """Tokenise what inputs begin with; where that fills less than ``max_len`` tokens, the whole input."""
+        tokens: list[Tokens] = []
+        for start in range(0, len(inputs), ENCODED_AT_ONCE):
+            part = list(begun[start : start + ENCODED_AT_ONCE])
+            for place, encoding in enumerate(self._rust.encode_batch_fast(part), start=start):
+                short = len(encoding.ids) < max_len and begun[place] != inputs[place]
+                tokens.append(self._tokens(self._whole(inputs[place]) if short else encoding))
+        return tokens
+
+    def _whole(self, given: Any) -> Any:
+        return self._rust.encode_batch_fast([given])[0]
 
     def _sides(self, texts: list[str], max_len: int | None) -> list[Any]:
         self._rust.no_truncation()

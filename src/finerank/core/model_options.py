@@ -12,7 +12,7 @@ from finerank.core.aliases import DTYPE_FLAGS
 from finerank.core.errors import UsageError
 from finerank.core.options import VerbOptions, option
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 
 
 @dataclass(kw_only=True)
@@ -38,9 +38,9 @@ class ModelOptions(VerbOptions):
     )
     dtype: str = option(
         "auto",
-        "number format of inference: auto, float32, bfloat16 or float16; auto is bfloat16 where the hardware "
-        "multiplies it fast, else float32",
-        metavar="auto|float32|bfloat16|float16",
+        "number format of inference: auto, float32, bfloat16, float16 or int8; auto is bfloat16 where the hardware "
+        "multiplies it fast, else float32; int8 is for encoders on a CPU with AMX",
+        metavar="auto|float32|bfloat16|float16|int8",
     )
     use_fp16: bool = option(False, "the same as --dtype float16", semantic=False)
     use_bf16: bool = option(False, "the same as --dtype bfloat16", semantic=False)

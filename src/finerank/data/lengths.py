@@ -178,6 +178,26 @@ def _cutter(spec: Mapping[str, Any]) -> Callable[[str], list[str] | None] | None
     return None
 
 
+def begins(description: str, words: int) -> Callable[[str], str] | None:
+    """Return what cuts a text behind its first ``words`` words, of whose tokens those of the whole text begin.
+
+    Args:
+        description: a tokenizer's JSON; without a cut into words of its own there is None.
+    """
+    cut = _cutter(json.loads(description))
+    if cut is None:
+        return None
+    first = re.compile(rf"(?:[^ \n]*[ \n]+){{{words}}}")
+
+    def begin(text: str) -> str:
+        if len(text) <= words or (cut is _words_of_ascii and not text.isascii()):
+            return text
+        found = first.match(text)
+        return found[0] if found else text
+
+    return begin
+
+
 def _words(text: str) -> list[str]:
     return text.replace("\n", " ").split(" ")
 

@@ -1,8 +1,8 @@
 """Tiles for numba on a processor with AMX: matrix products, and the layouts that they want.
 
 A tile is one of eight registers, named 0 to 7, of 16 rows of 64 bytes: 16 x 32 bfloat16 (a left factor), 16 x 16 pairs
-of bfloat16 (a right factor; row r holds the inner places 2r and 2r + 1) or 16 x 16 float32 (a sum). Addresses and
-strides are in bytes.
+of bfloat16 (a right factor; row r holds the inner places 2r and 2r + 1) or 16 x 16 float32 (a sum); of int8, 16 x 64,
+16 x 16 fours and int32. Addresses and strides are in bytes.
 """
 
 from __future__ import annotations
@@ -89,14 +89,21 @@ def tile_zero(context: Any, tile: Any) -> Any:
     return emitting(types.void, [tile], lambda b, _: call(b, "llvm.x86.tilezero", ir.VoidType(), _named(tile)))
 
 
-@intrinsic(prefer_literal=True)
-def tile_add_product(context: Any, tile: Any, left: Any, right: Any) -> Any:
-    """Add the product of a left and a right factor to a sum."""
+def _adding_product(name: str) -> Any:
+    @intrinsic(prefer_literal=True)
+    def of_tiles(context: Any, tile: Any, left: Any, right: Any) -> Any:
+        def build(b: Any, *_: Any) -> None:
+            call(b, name, ir.VoidType(), _named(tile), _named(left), _named(right))
 
-    def build(b: Any, *_: Any) -> None:
-        call(b, "llvm.x86.tdpbf16ps", ir.VoidType(), _named(tile), _named(left), _named(right))
+        return emitting(types.void, [tile, left, right], build)
 
-    return emitting(types.void, [tile, left, right], build)
+    return of_tiles
+
+
+tile_add_product = _adding_product("llvm.x86.tdpbf16ps")
+"""Add the product of a left and a right factor, in bfloat16, to a sum in float32."""
+tile_add_product_int8 = _adding_product("llvm.x86.tdpbssd")
+"""The same of int8, to a sum in int32."""
 
 
 def _on_config(name: str) -> Any:

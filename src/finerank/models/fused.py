@@ -25,9 +25,12 @@ from torch.nn.functional import layer_norm, linear
 from transformers.activations import GELUActivation
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from finerank.core.errors import UserError
 from finerank.models import packed
 from finerank.models.packed import Layout
 
+INT8 = "int8"
+"""Name of the buffer that marks an encoder whose blocks are computed in int8."""
 ROWS = 1024
 """Tokens that weights are laid out for; other numbers of them are right, too."""
 
@@ -46,6 +49,42 @@ def install(transformer: Any, device: torch.device) -> bool:
     # Not a bound method: that would be looked up by its name where a copy is unpickled.
     base.encoder.forward = partial(_forward, base.encoder)
     return True
+
+
+def use_int8(transformer: Any) -> None:
+    """Have the blocks of a model that ``install`` has taken computed in int8, in inference, from now on.
+
+    Raises:
+        UserError: if they cannot be: by this processor, or in this model.
+    """
+    base = getattr(transformer, transformer.base_model_prefix, transformer)
+    encoder = getattr(base, "encoder", None)
+    hint = "finerank export --int8 makes a graph for OpenVINO, for other models and processors, too"
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    if not (capabilities.get("amx_int8") and _tiled()):
+        raise UserError("--dtype int8 needs a CPU with AMX, and numba", hint=hint)
+    if (
+        encoder is None
+        or not _is_ours(encoder)
+        or not all(_plain(layer) and _fits_int8(layer) for layer in encoder.layer)
+    ):
+        raise UserError(f"--dtype int8 is for encoders like BERT, not for {type(transformer).__name__}", hint=hint)
+    encoder.register_buffer(INT8, torch.ones(1, dtype=torch.int8))  # tells its results from others, too
+
+
+def _fits_int8(layer: Any) -> bool:
+    from finerank.models import int8
+
+    wide = _plain(layer) and layer.attention.self.attention_head_size % 32 == 0
+    return wide and int8.takes(_linears(layer), layer.intermediate.intermediate_act_fn)
+
+
+def _int8_block(layer: Any) -> Callable[[Tensor, Any], Tensor]:
+    from finerank.models import int8
+
+    *projections, attended, up, down = _linears(layer)
+    norms = layer.attention.output.LayerNorm, layer.output.LayerNorm
+    return int8.Block(projections, (attended, up, down), norms, layer.attention.self.num_attention_heads)
 
 
 @lru_cache(maxsize=1)
@@ -67,13 +106,6 @@ def _tiled() -> Any:
     except (ImportError, RuntimeError):  # numba raises the latter where it can keep what it compiled nowhere
         return None
     return tiled_attention
-
-
-@lru_cache(maxsize=64)
-def _starts(runs: tuple[tuple[int, int, int], ...]) -> Tensor:
-    """Return where each input of the runs begins, and where the last one ends [N + 1]."""
-    lengths = [length for _, count, length in runs for _ in range(count)]
-    return torch.tensor([0, *lengths]).cumsum(0)
 
 
 class LaidOut:
@@ -163,7 +195,7 @@ class Block:
         """Attend within each input; queries, keys and values [T, 3, H, D] -> [T, H * D]."""
         tiled = _tiled() if states.dtype == torch.bfloat16 and states.shape[-1] % 32 == 0 else None
         if tiled is not None:
-            return _tensor(tiled.attend(states, _starts(tuple(runs))))
+            return _tensor(tiled.attend(states, packed.starts_of(runs)))
         parts = []
         # Split, not cut out one by one: on the way back each cut would fill the whole with zeros.
         for run, (_, count, length) in zip(torch.split(states, [count * length for _, count, length in runs]), runs):
@@ -192,7 +224,7 @@ def steady(module: nn.Module) -> Iterator[None]:
 
 _LOCK = Lock()
 _STEADY: WeakSet[nn.Module] = WeakSet()
-_LAID_OUT: WeakKeyDictionary[nn.Module, tuple[Any, list[Block]]] = WeakKeyDictionary()
+_LAID_OUT: WeakKeyDictionary[nn.Module, tuple[Any, list[Callable[[Tensor, Any], Tensor]]]] = WeakKeyDictionary()
 
 
 def _is_ours(module: nn.Module) -> bool:
@@ -203,7 +235,7 @@ def _may_change(encoder: nn.Module) -> bool:
     return any(weight.requires_grad for weight in encoder.parameters())
 
 
-def _blocks_of(encoder: Any, dtype: torch.dtype, inferring: bool) -> list[Block]:
+def _blocks_of(encoder: Any, dtype: torch.dtype, inferring: bool) -> Sequence[Callable[[Tensor, Any], Tensor]]:
     """Return an encoder's blocks, laid out where its weights stay as they are."""
     if not inferring or (encoder not in _STEADY and _may_change(encoder)):
         return [_block(layer, Live, not inferring) for layer in encoder.layer]
@@ -211,7 +243,9 @@ def _blocks_of(encoder: Any, dtype: torch.dtype, inferring: bool) -> list[Block]
     with _LOCK:
         known = _LAID_OUT.get(encoder)
         if known is None or known[0] != state:
-            blocks = [_block(layer, lambda own: LaidOut(own, dtype), False) for layer in encoder.layer]
+            int8 = dtype == torch.bfloat16 and hasattr(encoder, INT8)
+            make = _int8_block if int8 else lambda layer: _block(layer, lambda own: LaidOut(own, dtype), False)
+            blocks = [make(layer) for layer in encoder.layer]
             known = _LAID_OUT[encoder] = state, blocks
     return known[1]
 

@@ -15,6 +15,7 @@ from finerank.core.errors import UserError
 from finerank.data import console
 from finerank.models.families import open_family, scoring_family
 from finerank.models.freezing import trained
+from finerank.models.fused import INT8, use_int8
 from finerank.models.machine import multiplies_bfloat16_fast
 from finerank.models.memory import keep_freed_memory
 from finerank.models.model_files import EXPORTED, base_of, near_folder, quiet, read_json
@@ -37,7 +38,7 @@ def load_encoder(
     Args:
         name: a local folder or a hub name.
         device: auto, cpu, cuda, cuda:N, mps.
-        dtype: auto, float32, bfloat16, float16; auto is bfloat16 where the hardware multiplies it fast.
+        dtype: auto, float32, bfloat16, float16, int8; auto is bfloat16 where the hardware multiplies it fast.
         graph: whether a folder of ``finerank export`` is computed by its graph, or by its weights.
         options: ``query_prompt``, ``passage_prompt``, ``pooling``, ``normalize``, ``query_max_len``,
             ``passage_max_len``, ``cache_dir``, ``trust_remote_code``; None means the model's own.
@@ -48,7 +49,9 @@ def load_encoder(
     place = resolve_device(device)
     model: BiEncoder = open_family("bi_encoder").load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
     model.module.requires_grad_(False)
-    if graph:
+    if dtype == "int8":
+        _use_int8(model)
+    elif graph:
         _run_by_graph(model)
     return model
 
@@ -67,9 +70,17 @@ def load_scorer(
     chosen = _scoring_class(name, family, options)
     model: CrossEncoder = chosen.load(name, device=place, dtype=resolve_dtype(place, dtype), **options)
     model.module.requires_grad_(False)
-    if graph and not options.get("peft_path"):  # the graph knows nothing of an adapter
+    if dtype == "int8":
+        _use_int8(model)
+    elif graph and not options.get("peft_path"):  # the graph knows nothing of an adapter
         _run_by_graph(model)
     return model
+
+
+def _use_int8(model: Any) -> None:
+    if model.device.type != "cpu" or not hasattr(model, "transformer"):
+        raise UserError("--dtype int8 is for encoders on a CPU", hint="--dtype auto")
+    use_int8(model.transformer)
 
 
 def _run_by_graph(model: Any) -> None:
@@ -160,6 +171,8 @@ def resolve_dtype(device: torch.device, name: str) -> torch.dtype:
     fast = torch.bfloat16 if multiplies_bfloat16_fast(device) else torch.float32
     if name == "auto":
         return fast
+    if name == "int8":  # what is between the blocks, and behind them
+        return torch.bfloat16
     if name == "float16" and device.type == "cpu":
         console.say(f"note: float16 is not computed on a CPU; using {str(fast).removeprefix('torch.')}")
         return fast
@@ -232,7 +245,7 @@ def facts(name: str, module: torch.nn.Module, device: torch.device, dtype: torch
         **({"parameters": f"{parameters / 1e6:,.1f} M"} if parameters else {"computed by": "OpenVINO"}),
         **({"trained": part} if part else {}),
         "device": str(device),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": INT8 if any(path.endswith(INT8) for path, _ in module.named_buffers()) else str(dtype)[6:],
     }
 
 

@@ -24,6 +24,7 @@ from finerank.core.errors import UserError
 from finerank.data.console import warn
 from finerank.models import attention, lanes, packed
 from finerank.models.families import SCORING_HEADS
+from finerank.models.fused import INT8
 from finerank.models.model_files import EXPORTED, quiet
 
 GRAPH, INT8_GRAPH = "openvino_model.xml", "openvino_model_qint8_quantized.xml"
@@ -58,6 +59,8 @@ class Compiled(nn.Module):
         # What tells this model from others: a digest of its weights, and how it computes, stand where they would.
         told = digest_of(path) + settings["INFERENCE_PRECISION_HINT"].encode()
         self.register_buffer("graph", torch.frombuffer(bytearray(told), dtype=torch.uint8))
+        if path.name == INT8_GRAPH:
+            self.register_buffer(INT8, torch.ones(1, dtype=torch.int8))
 
     def forward(self, **features: Any) -> Any:
         """Return what the transformers model returns: hidden states [N, L, W], or logits [N, 1]."""

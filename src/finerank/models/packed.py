@@ -10,6 +10,7 @@ that is run again by gradient checkpointing finds its own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -70,6 +71,13 @@ def layout_of(mask: Tensor) -> Layout | None:
         runs.append((start, count, length))
         start += count * length
     return Layout((mask.shape[0], mask.shape[1]), mask.flatten().nonzero().squeeze(1), tuple(runs))
+
+
+@lru_cache(maxsize=64)
+def starts_of(runs: tuple[tuple[int, int, int], ...]) -> Tensor:
+    """Return where each input of a layout's runs begins, and where the last one ends [N + 1]."""
+    lengths = [length for _, count, length in runs for _ in range(count)]
+    return torch.tensor([0, *lengths]).cumsum(0)
 
 
 def tokens_of(hidden: Tensor, layout: Layout) -> Tensor:

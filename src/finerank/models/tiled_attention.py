@@ -6,11 +6,7 @@ torch's own kernel loses most of its time around the products where heads are sm
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any
 
 import numba
@@ -20,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from finerank.models.amx import CONFIG, whole_tiles
 from finerank.models.attention_kernels import attend as forward_kernel
 from finerank.models.attention_kernels import attend_back as backward_kernel
 from finerank.models.attention_kernels import scratch_size
+from finerank.models.kernel_threads import scratch, share
 
 if getattr(numba.config, "DISABLE_JIT", 0):
     raise ImportError("numba was told not to compile")
@@ -50,7 +46,7 @@ class _Attention(torch.autograd.Function):
         count, _, heads, width = states.shape
         attended = torch.empty(count, heads, width, dtype=torch.bfloat16)
         levels = torch.empty(heads, count if ctx.needs_input_grad[0] else 0)
-        _by_threads(forward_kernel, starts, width, *map(_bits, (states, attended)), levels.numpy())
+        _by_threads(forward_kernel, starts, width, *map(bits, (states, attended)), levels.numpy())
         ctx.save_for_backward(states, starts, attended, levels)
         return attended.flatten(1)
 
@@ -60,49 +56,23 @@ class _Attention(torch.autograd.Function):
         states, starts, attended, levels = ctx.saved_tensors
         gradient = gradients[0].to(torch.bfloat16).contiguous().view(attended.shape)
         back = torch.empty_like(states)
-        arrays = [_bits(tensor) for tensor in (states, attended, gradient, back)]
+        arrays = [bits(tensor) for tensor in (states, attended, gradient, back)]
         _by_threads(backward_kernel, starts, states.shape[-1], *arrays, levels.numpy())
         return back, None
 
 
-def _bits(tensor: Tensor) -> NDArray[np.uint16]:
-    bits: NDArray[np.uint16] = tensor.detach().view(torch.uint16).numpy()
-    return bits
+def bits(tensor: Tensor) -> NDArray[np.uint16]:
+    """Return bfloat16 as numpy, which has none, can hold it; the same memory."""
+    array: NDArray[np.uint16] = tensor.detach().view(torch.uint16).numpy()
+    return array
 
 
 def _by_threads(kernel: Callable[..., None], starts: Tensor, width: int, *arrays: Any) -> None:
     """Run a kernel over all inputs, a share for each of this thread's torch threads."""
     offsets = starts.numpy()
-    longest = int(np.diff(offsets).max())
+    size = scratch_size(int(np.diff(offsets).max()), width)
     threads = min(torch.get_num_threads(), len(offsets) - 1)
-
-    def share(first: int, last: int) -> None:
-        if first == last:
-            return
-        kernel(offsets[first : last + 1], width**-0.5, *arrays, _scratch(longest, width))
-
-    marks = np.searchsorted(offsets, np.linspace(0, offsets[-1], threads + 1)).tolist()
-    others = [_helpers(os.getpid()).submit(share, *ends) for ends in zip(marks[1:-1], marks[2:])]
-    share(*marks[:2])
-    for other in others:
-        other.result()
-
-
-@lru_cache(maxsize=1)
-def _helpers(process: int) -> ThreadPoolExecutor:
-    """Return a process's own threads; those of its parent do not run in it."""
-    return ThreadPoolExecutor()
-
-
-_OWN = threading.local()
-
-
-def _scratch(longest: int, width: int) -> NDArray[np.uint8]:
-    """Return this thread's own memory for inputs of up to ``longest`` positions, on a line of the cache."""
-    size = scratch_size(longest, width)
-    known: NDArray[np.uint8] | None = getattr(_OWN, "scratch", None)
-    if known is None or len(known) < size:
-        memory = np.zeros(size + 64, np.uint8)
-        known = _OWN.scratch = memory[-memory.ctypes.data % 64 :]
-        known[64:CONFIG] = whole_tiles()
-    return known
+    share(
+        lambda first, last: kernel(offsets[first : last + 1], width**-0.5, *arrays, scratch(size)),
+        np.searchsorted(offsets, np.linspace(0, offsets[-1], threads + 1)).tolist(),
+    )

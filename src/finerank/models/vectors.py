@@ -28,6 +28,8 @@ BYTE, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.Int
 HALVES, WORDS, REALS = (ir.VectorType(kind, LANES) for kind in (I16, I32, F32))
 _FLAGS = ("contract", "reassoc", "nsz", "arcp")
 _POWERS_OF_TWO = (0.99992264, 0.69098249, 0.22997734, 0.03895358)
+_SHARE_BELOW = (0.39787975, -0.064568728, 8.7706046e-3, -8.1368082e-4, 4.7923786e-5, -1.5971228e-6, 2.2754493e-8)
+_REACH = 4.0
 
 
 class _Brain(ir.types.Type):
@@ -143,6 +145,30 @@ def load_filled(context: Any, address: Any) -> Any:
 
 
 @intrinsic
+def load_one(context: Any, address: Any) -> Any:
+    """Return one float32."""
+    return emitting(types.float32, [types.int64], lambda b, at: b.load(pointer(b, at, F32), align=4))
+
+
+@intrinsic
+def load_integers(context: Any, address: Any) -> Any:
+    """Return 16 int32 as float32."""
+    return emitting(VECTOR, [types.int64], lambda b, at: b.sitofp(b.load(pointer(b, at, WORDS), align=4), REALS))
+
+
+@intrinsic
+def store_bytes(context: Any, address: Any, vector: Any) -> Any:
+    """Write 16 numbers, none beyond 127 either way, rounded to int8."""
+    kind = ir.VectorType(BYTE, LANES)
+
+    def build(b: Any, at: Any, v: Any) -> None:
+        whole = b.fptosi(call(b, "llvm.rint.v16f32", REALS, v), WORDS)
+        b.store(b.trunc(whole, kind), pointer(b, at, kind), align=1)
+
+    return emitting(types.void, [types.int64, VECTOR], build)
+
+
+@intrinsic
 def store_one(context: Any, address: Any, value: Any) -> Any:
     """Write one float32."""
     return emitting(types.void, [types.int64, types.float32], lambda b, at, x: b.store(x, pointer(b, at, F32), align=4))
@@ -200,6 +226,44 @@ def total(context: Any, vector: Any) -> Any:
 
 
 @intrinsic
+def zero_or_nan(context: Any, vector: Any) -> Any:
+    """Return 0 for what is a number, NaN for NaN and what is infinite."""
+    # Without flags: those of the other operations let LLVM make 0 of any x - x.
+    return emitting(VECTOR, [VECTOR], lambda b, v: b.fsub(v, v))
+
+
+@intrinsic
+def magnitude(context: Any, vector: Any) -> Any:
+    """Return the numbers without their signs."""
+    return emitting(VECTOR, [VECTOR], lambda b, v: call(b, "llvm.fabs.v16f32", REALS, v))
+
+
+def _polynomial(b: Any, coefficients: Sequence[float], x: Any) -> Any:
+    """Return a polynomial's values; the constant comes first."""
+    value = _splat(REALS, _float(coefficients[-1]))
+    for coefficient in coefficients[-2::-1]:
+        value = b.fadd(b.fmul(value, x, flags=_FLAGS), _splat(REALS, _float(coefficient)), flags=_FLAGS)
+    return value
+
+
+@intrinsic
+def gelu(context: Any, vector: Any) -> Any:
+    """Return each number times the share of a normal distribution that lies below it; to 2e-4.
+
+    That share is 0.5 and an odd polynomial of the 13th degree (least squares, weighted towards the least largest error
+    of the result) of what is held between -4 and 4: int8, which it is made for, is a hundred times as coarse.
+    """
+
+    def build(b: Any, x: Any) -> Any:
+        near = _larger(b, _splat(REALS, -_REACH), x)
+        near = b.select(b.fcmp_ordered("<", _splat(REALS, _REACH), near), _splat(REALS, _REACH), near)
+        odd = b.fmul(_polynomial(b, _SHARE_BELOW, b.fmul(near, near)), near, flags=_FLAGS)
+        return b.fmul(b.fadd(odd, _splat(REALS, 0.5), flags=_FLAGS), x)
+
+    return emitting(VECTOR, [VECTOR], build)
+
+
+@intrinsic
 def power_of_two(context: Any, vector: Any) -> Any:
     """Return 2 to the power of each number, none above 0; to 1e-4 of itself, and 1e-38 for the smallest.
 
@@ -211,9 +275,7 @@ def power_of_two(context: Any, vector: Any) -> Any:
         x = _larger(b, _splat(REALS, -126.0), x)
         whole = b.fptosi(x, WORDS)
         rest = b.fsub(x, b.sitofp(whole, REALS))
-        value = _splat(REALS, _float(_POWERS_OF_TWO[-1]))
-        for coefficient in _POWERS_OF_TWO[-2::-1]:
-            value = b.fadd(b.fmul(value, rest, flags=_FLAGS), _splat(REALS, _float(coefficient)), flags=_FLAGS)
+        value = _polynomial(b, _POWERS_OF_TWO, rest)
         bits = b.add(b.bitcast(value, WORDS), b.shl(whole, _splat(WORDS, 23)))
         return b.bitcast(bits, REALS)
 

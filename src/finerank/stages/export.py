@@ -87,6 +87,8 @@ def run(options: ExportOptions) -> Outcome:
     from finerank.data.sources import inputs_of
     from finerank.models.openvino import graph_of
 
+    if options.dtype == "int8":
+        raise UsageError("--dtype int8 needs no export: embed, mine, score, rerank and evaluate take it", hint="--int8")
     if graph_of(options.model_name_or_path):
         raise UsageError(f"{options.model_name_or_path} is exported already", hint="export the model it was made of")
     model = _opened(options, "float32")

@@ -1,0 +1,84 @@
+"""An encoder's blocks in int8, for inference on a processor with AMX: nothing to calibrate, nothing to export.
+
+The model stays what it was, in bfloat16, and is marked: its blocks are laid out in int8 where they would be in bfloat16
+(``fused``), by ``int8_kernels``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers.activations import GELUActivation
+
+from finerank.models import packed
+from finerank.models.int8_kernels import BLOCK, ROWS, Norm, Weights, finish, project, scratch_size
+from finerank.models.kernel_threads import scratch, share
+from finerank.models.tiled_attention import attend, bits
+
+INNER = 64
+"""What the inner width of a product is a multiple of."""
+
+
+class Block:
+    """One block of an encoder like BERT in int8.
+
+    Args:
+        projections: queries, keys and values; ``layers``: the attention's output, up, down; ``norms`` behind the
+            first and the last of these.
+        heads: of the attention.
+    """
+
+    def __init__(
+        self, projections: Sequence[nn.Linear], layers: Sequence[nn.Linear], norms: Sequence[nn.LayerNorm], heads: int
+    ) -> None:
+        self.projections = _laid_out(projections)
+        self.layers = tuple(_laid_out([layer]) for layer in layers)
+        self.norms = tuple(Norm(_reals(norm.weight), _reals(norm.bias)) for norm in norms)
+        self.epsilons = tuple(norm.eps for norm in norms)
+        self.heads = heads
+        self.inner = layers[1].out_features
+
+    def __call__(self, tokens: Tensor, runs: tuple[tuple[int, int, int], ...]) -> Tensor:
+        """Run the block over the real tokens [T, W] of a batch, in bfloat16 (``packed.Layout.runs``)."""
+        count, width = tokens.shape
+        states, result = tokens.new_empty(count, 3 * width), torch.empty_like(tokens)
+        size = scratch_size(width, self.inner)
+        blocks = -(-count // ROWS)
+        threads = min(torch.get_num_threads(), blocks)
+        marks = [min(blocks * place // threads * ROWS, count) for place in range(threads + 1)]
+        given = bits(tokens.contiguous())
+        share(lambda *ends: project(*ends, given, self.projections, bits(states), scratch(size)), marks)  # type: ignore[call-arg]
+        attended = bits(attend(states.view(count, 3, self.heads, -1), packed.starts_of(runs)))
+        behind = self.layers, self.norms, self.epsilons, bits(result)
+        share(lambda *ends: finish(*ends, attended, given, *behind, scratch(size)), marks)  # type: ignore[call-arg]
+        return result
+
+
+def takes(layers: Sequence[nn.Linear], activation: Any) -> bool:
+    """Say whether these layers, and what is between them, can be computed in int8."""
+    fits = all(layer.in_features % INNER == 0 and layer.out_features % BLOCK == 0 for layer in layers)
+    plain = isinstance(activation, GELUActivation) or (
+        isinstance(activation, nn.GELU) and activation.approximate == "none"
+    )
+    return fits and plain
+
+
+def _laid_out(layers: Sequence[nn.Linear]) -> Weights:
+    """Return layers of the same input side by side, each output's weights as int8 with the scale of the largest."""
+    weight = torch.cat([layer.weight.detach().float() for layer in layers])
+    scale = weight.abs().amax(1).clamp_min(1e-30) / 127
+    whole = (weight / scale[:, None]).round().to(torch.int8)
+    outputs, inputs = whole.shape
+    tiles = whole.view(outputs // BLOCK, 2, 16, inputs // INNER, 16, 4).permute(0, 3, 1, 4, 2, 5)
+    bias = torch.cat([layer.bias.detach().float() for layer in layers])
+    return Weights(tiles.contiguous().view(torch.uint8).numpy(), scale.numpy(), bias.numpy())
+
+
+def _reals(tensor: Tensor) -> NDArray[np.float32]:
+    numbers: NDArray[np.float32] = tensor.detach().float().numpy()
+    return numbers

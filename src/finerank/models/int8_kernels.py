@@ -1,0 +1,221 @@
+"""An encoder's block in int8 by the tiles of a processor with AMX, compiled by numba; all but attention.
+
+Weights are int8 with a scale of each output, laid out as tiles once; activations get a scale of each token as they
+come, so that nothing is calibrated. 32 tokens at a time go through all layers behind the attention and stay in the
+processor's caches: products, bias, activation, residual and norm. Sums of products are int32, all else is float32, and
+bfloat16 where it is kept.
+
+Names: T tokens of W numbers, inner width F. All is addressed in bytes; ``scratch`` is kept alive by Python.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from finerank.models.amx import (
+    CONFIG,
+    TILE,
+    configure,
+    restore,
+    tile_add_product_int8,
+    tile_load,
+    tile_store,
+    tile_zero,
+)
+from finerank.models.vectors import (
+    LANES,
+    filled,
+    gelu,
+    larger,
+    largest,
+    load,
+    load_bfloat16,
+    load_filled,
+    load_integers,
+    load_one,
+    magnitude,
+    store,
+    store_bfloat16,
+    store_bytes,
+    store_one,
+    total,
+    zero_or_nan,
+)
+
+ROWS = 32
+"""Tokens that are computed at a time."""
+BLOCK = 32
+"""Outputs of a layer that are computed at a time."""
+
+
+class Weights(NamedTuple):
+    """A layer: uint8 [N / 32, K / 64, 2, 16, 16, 4], a scale of each output float32 [N], its bias [N]."""
+
+    tiles: Any
+    scale: Any
+    bias: Any
+
+
+class Norm(NamedTuple):
+    """A layer norm: float32 [W] each."""
+
+    weight: Any
+    bias: Any
+
+
+def scratch_size(width: int, inner: int) -> int:
+    """Return the bytes of scratch memory for one block."""
+    return CONFIG + 4 * ROWS + 4 * ROWS * BLOCK + 3 * ROWS * inner + 6 * ROWS * width
+
+
+@njit
+def _products(left, inner, right, target):
+    """Write int8 [32, K] times a block of a layer [K, 32] as int32 [32, 32]."""
+    tile_zero(0)
+    tile_zero(1)
+    tile_zero(2)
+    tile_zero(3)
+    for step in range(inner // 64):
+        tile_load(4, left + 64 * step, inner)
+        tile_load(5, left + 16 * inner + 64 * step, inner)
+        tile_load(6, right + 2 * TILE * step, 64)
+        tile_load(7, right + 2 * TILE * step + TILE, 64)
+        tile_add_product_int8(0, 4, 6)
+        tile_add_product_int8(1, 4, 7)
+        tile_add_product_int8(2, 5, 6)
+        tile_add_product_int8(3, 5, 7)
+    tile_store(0, target, 4 * BLOCK)
+    tile_store(1, target + 64, 4 * BLOCK)
+    tile_store(2, target + 2 * TILE, 4 * BLOCK)
+    tile_store(3, target + 2 * TILE + 64, 4 * BLOCK)
+
+
+@njit
+def _quantise(source, count, width, target, scales):
+    """Write bfloat16 [count, K] as int8, and each row's scale; what is no number spoils its row's."""
+    for row in range(count):
+        at = source + row * width * 2
+        best, spoilt = filled(np.float32(1e-30)), filled(np.float32(0))
+        for part in range(width // LANES):
+            numbers = load_bfloat16(at + 32 * part)
+            best = larger(best, magnitude(numbers))
+            spoilt = spoilt + zero_or_nan(numbers)
+        store_one(scales + 4 * row, largest(best) / np.float32(127) + total(spoilt))
+    for row in range(count):
+        inverse = filled(np.float32(1) / load_one(scales + 4 * row))
+        for part in range(width // LANES):
+            numbers = load_bfloat16(source + row * width * 2 + 32 * part) * inverse
+            store_bytes(target + row * width + LANES * part, numbers)
+
+
+@njit
+def _of_block(weights, block):
+    """Return scales and biases of a block's outputs, two vectors each."""
+    scale, bias = weights.scale.ctypes.data + 4 * BLOCK * block, weights.bias.ctypes.data + 4 * BLOCK * block
+    return load(scale), load(scale + 64), load(bias), load(bias + 64)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def project(first, last, tokens, weights, out, scratch):
+    """Apply a layer to tokens ``first`` to ``last`` of bfloat16 [T, W] -> bfloat16 [T, N]."""
+    _, width = tokens.shape
+    columns = len(weights.bias)
+    scales = scratch.ctypes.data + CONFIG
+    sums = scales + 4 * ROWS
+    quantised = sums + 4 * ROWS * BLOCK
+    configure(scratch.ctypes.data)
+    for start in range(first, last, ROWS):
+        count = min(ROWS, last - start)
+        _quantise(tokens.ctypes.data + start * width * 2, count, width, quantised, scales)
+        for block in range(columns // BLOCK):
+            _products(quantised, width, weights.tiles.ctypes.data + block * BLOCK * width, sums)
+            left_scale, right_scale, left_bias, right_bias = _of_block(weights, block)
+            for row in range(count):
+                own, at = load_filled(scales + 4 * row), sums + 4 * BLOCK * row
+                aim = out.ctypes.data + ((start + row) * columns + BLOCK * block) * 2
+                store_bfloat16(aim, load_integers(at) * own * left_scale + left_bias)
+                store_bfloat16(aim + 32, load_integers(at + 64) * own * right_scale + right_bias)
+    restore(scratch.ctypes.data)
+
+
+@njit
+def _activated(quantised, scales, count, weights, width, sums, target):
+    """Write GELU of a layer's outputs as bfloat16 [count, F]."""
+    columns = len(weights.bias)
+    for block in range(columns // BLOCK):
+        _products(quantised, width, weights.tiles.ctypes.data + block * BLOCK * width, sums)
+        left_scale, right_scale, left_bias, right_bias = _of_block(weights, block)
+        for row in range(count):
+            own, at = load_filled(scales + 4 * row), sums + 4 * BLOCK * row
+            aim = target + (row * columns + BLOCK * block) * 2
+            store_bfloat16(aim, gelu(load_integers(at) * own * left_scale + left_bias))
+            store_bfloat16(aim + 32, gelu(load_integers(at + 64) * own * right_scale + right_bias))
+
+
+@njit
+def _added(quantised, scales, count, weights, inner, residual, sums, target):
+    """Write a layer's outputs plus a residual in bfloat16 as float32 [count, W]."""
+    columns = len(weights.bias)
+    for block in range(columns // BLOCK):
+        _products(quantised, inner, weights.tiles.ctypes.data + block * BLOCK * inner, sums)
+        left_scale, right_scale, left_bias, right_bias = _of_block(weights, block)
+        for row in range(count):
+            own, at, place = load_filled(scales + 4 * row), sums + 4 * BLOCK * row, row * columns + BLOCK * block
+            left = load_integers(at) * own * left_scale + left_bias
+            right = load_integers(at + 64) * own * right_scale + right_bias
+            store(target + 4 * place, left + load_bfloat16(residual + 2 * place))
+            store(target + 4 * place + 64, right + load_bfloat16(residual + 2 * place + 32))
+
+
+@njit
+def _normed(source, count, width, norm, epsilon, target):
+    """Write the layer norm of float32 [count, W] as bfloat16."""
+    share = np.float32(1) / np.float32(width)
+    weight, bias = norm.weight.ctypes.data, norm.bias.ctypes.data
+    for row in range(count):
+        at = source + row * width * 4
+        whole = filled(np.float32(0))
+        for part in range(width // LANES):
+            whole = whole + load(at + 64 * part)
+        mean, squares = filled(total(whole) * share), filled(np.float32(0))
+        for part in range(width // LANES):
+            apart = load(at + 64 * part) - mean
+            squares = squares + apart * apart
+        factor = filled(np.float32(1) / np.float32(np.sqrt(total(squares) * share + epsilon)))
+        for part in range(width // LANES):
+            normed = (load(at + 64 * part) - mean) * factor * load(weight + 64 * part) + load(bias + 64 * part)
+            store_bfloat16(target + row * width * 2 + 32 * part, normed)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def finish(first, last, attended, tokens, layers, norms, epsilons, out, scratch):
+    """Compute what stands behind the attention for tokens ``first`` to ``last`` of bfloat16 [T, W] -> [T, W].
+
+    Args:
+        attended: the heads' outputs; ``tokens`` went into the block.
+        layers: the attention's output, the feed-forward layers up and down; ``norms`` behind the first and the last.
+    """
+    _, width = tokens.shape
+    output, up, down = layers
+    inner = len(up.bias)
+    scales = scratch.ctypes.data + CONFIG
+    sums = scales + 4 * ROWS
+    quantised = sums + 4 * ROWS * BLOCK
+    wide = quantised + ROWS * inner
+    reals = wide + 2 * ROWS * inner
+    middle = reals + 4 * ROWS * width
+    configure(scratch.ctypes.data)
+    for start in range(first, last, ROWS):
+        count, at = min(ROWS, last - start), start * width * 2
+        _quantise(attended.ctypes.data + at, count, width, quantised, scales)
+        _added(quantised, scales, count, output, width, tokens.ctypes.data + at, sums, reals)
+        _normed(reals, count, width, norms[0], np.float32(epsilons[0]), middle)
+        _quantise(middle, count, width, quantised, scales)
+        _activated(quantised, scales, count, up, width, sums, wide)
+        _quantise(wide, count, inner, quantised, scales)
+        _added(quantised, scales, count, down, inner, middle, sums, reals)
+        _normed(reals, count, width, norms[1], np.float32(epsilons[1]), out.ctypes.data + at)
+    restore(scratch.ctypes.data)

@@ -1,0 +1,42 @@
+"""Kernels by several threads: Python's own, as a kernel releases the interpreter; and memory that each thread keeps."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finerank.models.amx import CONFIG, whole_tiles
+
+
+def share(work: Callable[[int, int], None], marks: Sequence[int]) -> None:
+    """Call ``work`` from each mark to the next one, side by side, the first share in this thread."""
+    ends = [(first, last) for first, last in zip(marks, marks[1:]) if first < last]
+    others = [_helpers(os.getpid()).submit(work, *pair) for pair in ends[1:]]
+    work(*ends[0])
+    for other in others:
+        other.result()
+
+
+@lru_cache(maxsize=1)
+def _helpers(process: int) -> ThreadPoolExecutor:
+    """Return a process's own threads; those of its parent do not run in it."""
+    return ThreadPoolExecutor()
+
+
+_OWN = threading.local()
+
+
+def scratch(size: int) -> NDArray[np.uint8]:
+    """Return this thread's own memory, ``size`` bytes at least, on a line of the cache; tiles' setting stands in it."""
+    known: NDArray[np.uint8] | None = getattr(_OWN, "scratch", None)
+    if known is None or len(known) < size:
+        memory = np.zeros(size + 64, np.uint8)
+        known = _OWN.scratch = memory[-memory.ctypes.data % 64 :]
+        known[64:CONFIG] = whole_tiles()
+    return known

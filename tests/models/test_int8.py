@@ -1,0 +1,95 @@
+"""Blocks in int8: near the model's own values, marked in its fingerprint, refused where they cannot be computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from finerank.core.errors import UserError
+from finerank.models import fused
+from tests.models.test_packed import CPU, batch_of, results
+
+needs_tiles = pytest.mark.skipif(
+    fused._tiled() is None or not torch.cpu.get_capabilities().get("amx_int8"), reason="no AMX, or no numba"
+)
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "intermediate_size": 192,
+    "num_hidden_layers": 3,
+}
+
+
+def bert(**given: Any) -> BertModel:
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(**SIZES | given)).eval().requires_grad_(False)
+    for parameter in model.parameters():  # norms and biases of their own, too
+        parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+@needs_tiles
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("lengths", [(1,), (12, 9, 9, 4, 1), (40, 30, 2)])
+def test_values_are_near_the_models(lengths: tuple[int, ...], threads: int) -> None:
+    batch, before = batch_of(lengths), torch.get_num_threads()
+    with torch.inference_mode():
+        expected = results(bert(), batch)
+        model = bert().to(torch.bfloat16)
+        assert fused.install(model, CPU)
+        fused.use_int8(model)
+        torch.set_num_threads(threads)
+        try:
+            found = results(model, batch).float()
+        finally:
+            torch.set_num_threads(before)
+    error = (found - expected).norm() / expected.norm()
+    assert 0.001 < error < 0.03  # coarser than bfloat16, which gives 0.004, and no more than that
+
+
+@needs_tiles
+def test_what_is_no_number_stays_so() -> None:
+    model = bert().to(torch.bfloat16)
+    fused.install(model, CPU)
+    fused.use_int8(model)
+    model.encoder.layer[1].attention.self.query.bias[3] = float("nan")
+    with torch.inference_mode():
+        assert results(model, batch_of((5, 3))).isnan().any()
+
+
+@needs_tiles
+def test_an_outlying_token_does_not_coarsen_the_others() -> None:
+    """Scales are of each token: with one for all, a number a thousand times as large would leave the rest zero."""
+    from finerank.models.int8 import Block
+
+    torch.manual_seed(0)
+    block = bert().encoder.layer[0]
+    own = block.attention.self
+    linears = (
+        (own.query, own.key, own.value),
+        (block.attention.output.dense, block.intermediate.dense, block.output.dense),
+    )
+    in_int8 = Block(*linears, (block.attention.output.LayerNorm, block.output.LayerNorm), 4)
+    tokens = torch.randn(6, 128).to(torch.bfloat16)
+    alone = in_int8(tokens, ((0, 2, 3),))
+    tokens[:3] *= 1000
+    assert torch.equal(in_int8(tokens, ((0, 2, 3),))[3:], alone[3:])
+
+
+@needs_tiles
+@pytest.mark.parametrize("given", [{"hidden_act": "relu"}, {"num_attention_heads": 8}, {"intermediate_size": 100}])
+def test_what_does_not_fit_is_refused(given: dict[str, Any]) -> None:
+    model = bert(**given).to(torch.bfloat16)
+    fused.install(model, CPU)
+    with pytest.raises(UserError, match="int8 is for encoders like BERT"):
+        fused.use_int8(model)
+
+
+def test_without_such_a_processor_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_tiled", lambda: None)
+    with pytest.raises(UserError, match="needs a CPU with AMX"):
+        fused.use_int8(bert())
