@@ -1,6 +1,6 @@
 """One engine in a process of its own: reads jobs as JSON lines on stdin, does them, answers with seconds.
 
-    python benchmarks/worker.py ENGINE MODEL      ENGINE: finerank, finerank-float32, st, st-bf16, st-openvino, fe,
+    python benchmarks/worker.py ENGINE MODEL      ENGINE: finerank, finerank-float32, finerank-int8, st, st-bf16, st-openvino, fe,
                                                   fe-bf16, or exported:FOLDER, an embedder that finerank export wrote
 
 Only the work is timed: models are loaded and a short warm-up is run before. A training counts from the begin of its

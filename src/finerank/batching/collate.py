@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from finerank.batching.packing import sorted_batches
@@ -29,13 +30,13 @@ def pad(tokens: Sequence[Tokens], pad_id: int, *, left: bool = False, multiple: 
     width = -(-longest // multiple) * multiple
     rows = [_padded(item.ids, width, pad_id, left) for item in tokens]
     mask = [_padded([1] * len(item.ids), width, 0, left) for item in tokens]
-    batch = {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(mask)}
+    batch = {"input_ids": _stacked(rows), "attention_mask": _stacked(mask)}
     if tokens[0].types is not None:
         types = [_padded(item.types or [], width, 0, left) for item in tokens]
-        batch["token_type_ids"] = torch.tensor(types)
+        batch["token_type_ids"] = _stacked(types)
     if any(item.unpooled for item in tokens):
         pooled = [[0] * item.unpooled + [1] * (len(item.ids) - item.unpooled) for item in tokens]
-        batch["pooling_mask"] = torch.tensor([_padded(row, width, 0, left) for row in pooled])
+        batch["pooling_mask"] = _stacked([_padded(row, width, 0, left) for row in pooled])
     if tokens[0].kept is not None:
         batch["kept"] = torch.tensor([item.kept for item in tokens])
     return batch
@@ -84,6 +85,11 @@ def text_ids(texts: Sequence[str], digests: Sequence[str]) -> torch.Tensor:
 def _key(item: Tokens) -> object:
     """Return what two inputs have in common if and only if the model gives the same for both."""
     return tuple(item.ids), tuple(item.types or ()), item.unpooled, item.kept
+
+
+def _stacked(rows: list[list[int]]) -> torch.Tensor:
+    """Return rows of equal length [N, L]; numpy reads lists several times faster than torch."""
+    return torch.from_numpy(np.array(rows, dtype=np.int64))
 
 
 def _padded(values: list[int], width: int, filler: int, left: bool) -> list[int]:

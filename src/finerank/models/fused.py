@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -212,19 +212,22 @@ def steady(module: nn.Module) -> Iterator[None]:
     An optimizer need not leave a trace on the weights that it changes (torch's fused ones do not), so that what was
     laid out before cannot be told from what would be now.
     """
-    encoders = [part for part in module.modules() if _is_ours(part) and _may_change(part)]
-    _STEADY.update(encoders)
+    encoders = [part for part in module.modules() if _is_ours(part)]
+    _STEADY.update({encoder: {} for encoder in encoders})
     try:
         yield
     finally:
         for encoder in encoders:
-            _STEADY.discard(encoder)
-            _LAID_OUT.pop(encoder, None)
+            _STEADY.pop(encoder, None)
+            if _may_change(encoder):
+                _LAID_OUT.pop(encoder, None)
 
 
+Blocks = Sequence[Callable[[Tensor, Any], Tensor]]
 _LOCK = Lock()
-_STEADY: WeakSet[nn.Module] = WeakSet()
-_LAID_OUT: WeakKeyDictionary[nn.Module, tuple[Any, list[Callable[[Tensor, Any], Tensor]]]] = WeakKeyDictionary()
+_STEADY: WeakKeyDictionary[nn.Module, dict[torch.dtype, Blocks]] = WeakKeyDictionary()
+"""Encoders that do not change for a while, and their blocks as found then: a look at all their weights takes time."""
+_LAID_OUT: WeakKeyDictionary[nn.Module, tuple[Any, Blocks]] = WeakKeyDictionary()
 
 
 def _is_ours(module: nn.Module) -> bool:
@@ -235,42 +238,55 @@ def _may_change(encoder: nn.Module) -> bool:
     return any(weight.requires_grad for weight in encoder.parameters())
 
 
-def _blocks_of(encoder: Any, dtype: torch.dtype, inferring: bool) -> Sequence[Callable[[Tensor, Any], Tensor]]:
-    """Return an encoder's blocks, laid out where its weights stay as they are."""
-    if not inferring or (encoder not in _STEADY and _may_change(encoder)):
+def _blocks_of(encoder: Any, dtype: torch.dtype, inferring: bool) -> Blocks:
+    """Return an encoder's blocks, laid out where its weights stay as they are; none if they are not ours to compute."""
+    steady = _STEADY.get(encoder) if inferring else None
+    if steady and dtype in steady:
+        return steady[dtype]
+    if not all(map(_plain, encoder.layer)):
+        return ()
+    if not inferring or (steady is None and _may_change(encoder)):
         return [_block(layer, Live, not inferring) for layer in encoder.layer]
+    blocks = _laid_out(encoder, dtype)
+    if steady is not None:
+        steady[dtype] = blocks
+    return blocks
+
+
+def _laid_out(encoder: Any, dtype: torch.dtype) -> Blocks:
+    """Return blocks of the weights as they are now."""
     state = dtype, tuple((weight.data_ptr(), _version(weight)) for weight in encoder.parameters())
     with _LOCK:
         known = _LAID_OUT.get(encoder)
         if known is None or known[0] != state:
             int8 = dtype == torch.bfloat16 and hasattr(encoder, INT8)
             make = _int8_block if int8 else lambda layer: _block(layer, lambda own: LaidOut(own, dtype), False)
-            blocks = [make(layer) for layer in encoder.layer]
-            known = _LAID_OUT[encoder] = state, blocks
+            known = _LAID_OUT[encoder] = state, [make(layer) for layer in encoder.layer]
     return known[1]
 
 
 def _forward(self: Any, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Any:
     """Stand in for the encoder's ``forward``: the padded batch [N, L, W] through all blocks."""
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
-    if not _expected(self, hidden_states, attention_mask, dtype):
+    inferring = not (self.training or torch.is_grad_enabled())
+    blocks = _blocks_of(self, dtype, inferring) if _expected(self, hidden_states, attention_mask, dtype) else ()
+    if not blocks:
         return type(self).forward(self, hidden_states, attention_mask, **kwargs)
     count, length, _ = hidden_states.shape
     runs = attention_mask.runs if attention_mask else ((0, count, length),)
     tokens = packed.tokens_of(hidden_states, attention_mask) if attention_mask else hidden_states.flatten(0, 1)
-    inferring = not (self.training or torch.is_grad_enabled())
     tokens = tokens.to(dtype) if inferring else tokens
-    for block in _blocks_of(self, dtype, inferring):
+    for block in blocks:
         tokens = block(tokens, runs)
     states = packed.padded(tokens, attention_mask) if attention_mask else tokens.view(hidden_states.shape)
     return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
 
 
 def _expected(encoder: Any, hidden: Tensor, mask: Any, dtype: torch.dtype) -> bool:
-    """Say whether the blocks are what this file computes, and whole here."""
+    """Say whether a batch and its attention are what this file computes."""
     known = hidden.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
     ours = encoder.config._attn_implementation == packed.NAME and (mask is None or isinstance(mask, Layout))
-    return known and ours and all(map(_plain, encoder.layer))
+    return bool(known and ours)
 
 
 def _plain(layer: Any) -> bool:

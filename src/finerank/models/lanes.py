@@ -6,6 +6,7 @@ system has lent to somebody else; two threads on a batch each do not (benchmarks
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+PATIENCE = 5e-5
+"""Seconds that a lane waits for another one's Python before it asks for its turn; Python's own 5 ms are a product's."""
 KNOWN = ("transformers.models.", "sentence_transformers.", "torch.nn.", "finerank.")
 """Where code comes from that is known to keep nothing between two calls."""
 MOST = 4
@@ -73,7 +76,7 @@ def opened(count: int) -> Iterator[Lanes]:
     if count == 1:
         yield Lanes()
         return
-    threads = torch.get_num_threads()
+    threads, patience = torch.get_num_threads(), sys.getswitchinterval()
     ready = Barrier(count)
 
     def prepare(_: int) -> None:
@@ -81,6 +84,7 @@ def opened(count: int) -> Iterator[Lanes]:
         torch.set_num_threads(max(threads // count, 1))
         ready.wait()
 
+    sys.setswitchinterval(PATIENCE)
     with ThreadPoolExecutor(count) as pool:
         try:
             try:
@@ -92,3 +96,5 @@ def opened(count: int) -> Iterator[Lanes]:
             ready.abort()
             pool.shutdown(wait=False, cancel_futures=True)  # what has begun ends, what waits is not begun
             raise
+        finally:
+            sys.setswitchinterval(patience)

@@ -35,18 +35,26 @@ def attend(states: Tensor, starts: Tensor) -> Tensor:
     Returns:
         [T, H * D].
     """
+    if not (torch.is_grad_enabled() and states.requires_grad):
+        return _attended(states.contiguous(), starts, levels=False)[0].flatten(1)
     attended: Tensor = _Attention.apply(states, starts)  # type: ignore[no-untyped-call]
     return attended
+
+
+def _attended(states: Tensor, starts: Tensor, *, levels: bool) -> tuple[Tensor, Tensor]:
+    """Return what is attended [T, H, D] and, for the way back, log2 of each row's sum of weights [H, T]."""
+    count, _, heads, width = states.shape
+    attended = torch.empty(count, heads, width, dtype=torch.bfloat16)
+    of_rows = torch.empty(heads, count if levels else 0)
+    _by_threads(forward_kernel, starts, width, bits(states), bits(attended), of_rows.numpy())
+    return attended, of_rows
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, starts: Tensor) -> Tensor:
         states = states.contiguous()
-        count, _, heads, width = states.shape
-        attended = torch.empty(count, heads, width, dtype=torch.bfloat16)
-        levels = torch.empty(heads, count if ctx.needs_input_grad[0] else 0)
-        _by_threads(forward_kernel, starts, width, *map(bits, (states, attended)), levels.numpy())
+        attended, levels = _attended(states, starts, levels=True)
         ctx.save_for_backward(states, starts, attended, levels)
         return attended.flatten(1)
 
