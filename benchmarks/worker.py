@@ -1,7 +1,8 @@
 """One engine in a process of its own: reads jobs as JSON lines on stdin, does them, answers with seconds.
 
-    python benchmarks/worker.py ENGINE MODEL      ENGINE: finerank, finerank-float32, finerank-int8, st, st-bf16, st-openvino, fe,
-                                                  fe-bf16, or exported:FOLDER, an embedder that finerank export wrote
+    python benchmarks/worker.py ENGINE MODEL      ENGINE: finerank, finerank-float32, finerank-int8, st,
+                                                  st-bf16, st-openvino, fe, fe-bf16, or exported:FOLDER, an embedder
+                                                  that finerank export wrote
 
 Only the work is timed: models are loaded and a short warm-up is run before. A training counts from the begin of its
 first step to the end of its last one, by the same callback in all engines. ``fe`` needs FlagEmbedding's environment,

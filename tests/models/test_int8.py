@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from finerank.core.errors import UserError
 from finerank.models import fused
+from finerank.models.load import load_encoder
 from tests.models.test_packed import CPU, batch_of, results
 
 needs_tiles = pytest.mark.skipif(
@@ -93,3 +95,31 @@ def test_without_such_a_processor_it_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(fused, "_tiled", lambda: None)
     with pytest.raises(UserError, match="needs a CPU with AMX"):
         fused.use_int8(bert())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_file: Path) -> str:
+    """A BERT whose sizes int8 takes."""
+    path = tmp_path_factory.mktemp("bert")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tiny_tokenizer_file), pad_token="[PAD]", unk_token="[UNK]")
+    tokenizer.save_pretrained(path)
+    bert(vocab_size=len(tokenizer)).save_pretrained(path)
+    return str(path)
+
+
+@needs_tiles
+def test_an_embedder_says_that_it_computes_in_int8(folder: str) -> None:
+    texts = ["cat", "dog cat", "a fox"] * 3
+    ours, other = (load_encoder(folder, dtype=dtype, normalize=True) for dtype in ("int8", "bfloat16"))
+    assert ours.describe()["dtype"] == "int8"
+    assert other.describe()["dtype"] == "bfloat16"
+    assert ours.fingerprint("passage") != other.fingerprint("passage")
+    cosines = (ours.encode(texts, "passage") * other.encode(texts, "passage")).sum(1)
+    assert cosines.min() > 0.99
+    assert cosines.min() < 0.99999  # other numbers, then
+
+
+def test_an_embedder_that_does_not_fit_is_refused(tiny_encoder: str, tiny_decoder: str) -> None:
+    for name in (tiny_encoder, tiny_decoder):
+        with pytest.raises(UserError, match="--dtype int8"):
+            load_encoder(name, dtype="int8")

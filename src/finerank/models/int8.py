@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.profiler import record_function
 from transformers.activations import GELUActivation
 
 from finerank.models import packed
@@ -52,10 +53,12 @@ class Block:
         threads = min(torch.get_num_threads(), blocks)
         marks = [min(blocks * place // threads * ROWS, count) for place in range(threads + 1)]
         given = bits(tokens.contiguous())
-        share(lambda *ends: project(*ends, given, self.projections, bits(states), scratch(size)), marks)  # type: ignore[call-arg]
+        with record_function("linear in int8"):
+            share(lambda *ends: project(*ends, given, self.projections, bits(states), scratch(size)), marks)  # type: ignore[call-arg]
         attended = bits(attend(states.view(count, 3, self.heads, -1), packed.starts_of(runs)))
         behind = self.layers, self.norms, self.epsilons, bits(result)
-        share(lambda *ends: finish(*ends, attended, given, *behind, scratch(size)), marks)  # type: ignore[call-arg]
+        with record_function("linear in int8"):
+            share(lambda *ends: finish(*ends, attended, given, *behind, scratch(size)), marks)  # type: ignore[call-arg]
         return result
 
 
