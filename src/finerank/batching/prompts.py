@@ -87,7 +87,6 @@ class Tokenizer:
         self._rust = Rust.from_str(self._state)
         self._rust.no_padding()
         self._rust.no_truncation()
-        self._cuts: dict[int, Callable[[str], str] | None] = {}
         self.with_types = with_types
         self.pad_id: int = hf_tokenizer.pad_token_id if hf_tokenizer.pad_token_id is not None else 0
         self.pad_left: bool = hf_tokenizer.padding_side == "left"
@@ -100,7 +99,7 @@ class Tokenizer:
         return self._state
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_rust"} | {"_cuts": {}}
+        return {key: value for key, value in self.__dict__.items() if key != "_rust"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         from tokenizers import Tokenizer as Rust
@@ -155,9 +154,7 @@ class Tokenizer:
 
     def _begins(self, max_len: int) -> Callable[[str], str] | None:
         """Return what leaves of a long text its first words, as many as tokens are kept."""
-        if max_len not in self._cuts:
-            self._cuts[max_len] = begins(self._state, max_len)
-        return self._cuts[max_len]
+        return begins(self._state, max_len)
 
     def _encoded(self, inputs: Sequence[Any], begun: Sequence[Any], max_len: int) -> list[Tokens]:
         """Tokenise what inputs begin with; where that fills less than ``max_len`` tokens, the whole input."""

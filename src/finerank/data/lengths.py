@@ -12,6 +12,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +179,7 @@ def _cutter(spec: Mapping[str, Any]) -> Callable[[str], list[str] | None] | None
     return None
 
 
+@lru_cache(maxsize=8)
 def begins(description: str, words: int) -> Callable[[str], str] | None:
     """Return what cuts a text behind its first ``words`` words, of whose tokens those of the whole text begin.
 

@@ -63,24 +63,21 @@ def _named(tile: Any) -> Any:
     return ir.Constant(BYTE, tile.literal_value)
 
 
-@intrinsic(prefer_literal=True)
-def tile_load(context: Any, tile: Any, address: Any, stride: Any) -> Any:
-    """Load 16 rows of 64 bytes."""
+def _moving(name: str) -> Any:
+    @intrinsic(prefer_literal=True)
+    def of_tile(context: Any, tile: Any, address: Any, stride: Any) -> Any:
+        def build(b: Any, _: Any, at: Any, stride: Any) -> None:
+            call(b, name, ir.VoidType(), _named(tile), pointer(b, at), stride)
 
-    def build(b: Any, _: Any, at: Any, stride: Any) -> None:
-        call(b, "llvm.x86.tileloadd64", ir.VoidType(), _named(tile), pointer(b, at), stride)
+        return emitting(types.void, [tile, types.int64, types.int64], build)
 
-    return emitting(types.void, [tile, types.int64, types.int64], build)
+    return of_tile
 
 
-@intrinsic(prefer_literal=True)
-def tile_store(context: Any, tile: Any, address: Any, stride: Any) -> Any:
-    """Write 16 rows of 64 bytes."""
-
-    def build(b: Any, _: Any, at: Any, stride: Any) -> None:
-        call(b, "llvm.x86.tilestored64", ir.VoidType(), _named(tile), pointer(b, at), stride)
-
-    return emitting(types.void, [tile, types.int64, types.int64], build)
+tile_load = _moving("llvm.x86.tileloadd64")
+"""Load 16 rows of 64 bytes: tile, address, stride."""
+tile_store = _moving("llvm.x86.tilestored64")
+"""Write 16 rows of 64 bytes: tile, address, stride."""
 
 
 @intrinsic(prefer_literal=True)

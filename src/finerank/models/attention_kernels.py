@@ -202,12 +202,12 @@ def attend(starts, scale, states, attended, levels, scratch):
                 _scores(query + first * width * 2, key, length, width, shades, scores)
                 _softmax(scores, count, length, factor, weights, sums, shifts)
                 _weighted(weights, value, length, width, output)
-                for place_in in range(count):
-                    whole = total(load(sums + 64 * place_in))
+                for nth in range(count):
+                    whole = total(load(sums + 64 * nth))
                     if levels.size:
-                        levels[head, start + first + place_in] = shifts[place_in] + np.float32(math.log2(whole))
-                    at = target + (first + place_in) * row
-                    _scatter(output + place_in * width * 4, 1, width, np.float32(1) / whole, at, row)
+                        levels[head, start + first + nth] = shifts[nth] + np.float32(math.log2(whole))
+                    at = target + (first + nth) * row
+                    _scatter(output + nth * width * 4, 1, width, np.float32(1) / whole, at, row)
     restore(base)
 
 

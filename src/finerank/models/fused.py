@@ -27,10 +27,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from finerank.core.errors import UserError
 from finerank.models import packed
+from finerank.models.load import INT8
+from finerank.models.machine import capabilities
 from finerank.models.packed import Layout
 
-INT8 = "int8"
-"""Name of the buffer that marks an encoder whose blocks are computed in int8."""
 ROWS = 1024
 """Tokens that weights are laid out for; other numbers of them are right, too."""
 
@@ -60,14 +60,9 @@ def use_int8(transformer: Any) -> None:
     base = getattr(transformer, transformer.base_model_prefix, transformer)
     encoder = getattr(base, "encoder", None)
     hint = "finerank export --int8 makes a graph for OpenVINO, for other models and processors, too"
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    if not (capabilities.get("amx_int8") and _tiled()):
+    if not (capabilities().get("amx_int8") and _tiled()):
         raise UserError("--dtype int8 needs a CPU with AMX, and numba", hint=hint)
-    if (
-        encoder is None
-        or not _is_ours(encoder)
-        or not all(_plain(layer) and _fits_int8(layer) for layer in encoder.layer)
-    ):
+    if encoder is None or not _is_ours(encoder) or not all(map(_fits_int8, encoder.layer)):
         raise UserError(f"--dtype int8 is for encoders like BERT, not for {type(transformer).__name__}", hint=hint)
     encoder.register_buffer(INT8, torch.ones(1, dtype=torch.int8))  # tells its results from others, too
 
@@ -76,7 +71,13 @@ def _fits_int8(layer: Any) -> bool:
     from finerank.models import int8
 
     wide = _plain(layer) and layer.attention.self.attention_head_size % 32 == 0
-    return wide and int8.takes(_linears(layer), layer.intermediate.intermediate_act_fn)
+    return wide and _is_gelu(layer.intermediate.intermediate_act_fn) and int8.takes(_linears(layer))
+
+
+def _is_gelu(activation: Any) -> bool:
+    """Say whether an activation is GELU itself, not what comes near it by tanh."""
+    exact = isinstance(activation, nn.GELU) and activation.approximate == "none"
+    return exact or isinstance(activation, GELUActivation)
 
 
 def _int8_block(layer: Any) -> Callable[[Tensor, Any], Tensor]:
@@ -98,8 +99,8 @@ def _lays_out() -> bool:
 @lru_cache(maxsize=1)
 def _tiled() -> Any:
     """Return the module that attends by a processor's tiles, where there are such and numba is installed."""
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    if not (capabilities.get("amx_bf16") and capabilities.get("avx512_bf16") and torch.cpu._init_amx()):
+    known = capabilities()
+    if not (known.get("amx_bf16") and known.get("avx512_bf16") and torch.cpu._init_amx()):
         return None
     try:
         from finerank.models import tiled_attention
@@ -131,7 +132,7 @@ class LaidOut:
 
     def activated(self, tokens: Tensor, activation: nn.Module) -> Tensor:
         """Return the activation of the layers [T, out]."""
-        if self.tiled and isinstance(activation, GELUActivation | nn.GELU):
+        if self.tiled and _is_gelu(activation):
             return _tensor(torch.ops.mkldnn._linear_pointwise(tokens, self.weight, self.bias, "gelu", [], "none"))
         return _tensor(activation(self(tokens)))
 

@@ -7,14 +7,12 @@ The model stays what it was, in bfloat16, and is marked: its blocks are laid out
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.profiler import record_function
-from transformers.activations import GELUActivation
 
 from finerank.models import packed
 from finerank.models.int8_kernels import BLOCK, ROWS, Norm, Weights, finish, project, scratch_size
@@ -62,13 +60,9 @@ class Block:
         return result
 
 
-def takes(layers: Sequence[nn.Linear], activation: Any) -> bool:
-    """Say whether these layers, and what is between them, can be computed in int8."""
-    fits = all(layer.in_features % INNER == 0 and layer.out_features % BLOCK == 0 for layer in layers)
-    plain = isinstance(activation, GELUActivation) or (
-        isinstance(activation, nn.GELU) and activation.approximate == "none"
-    )
-    return fits and plain
+def takes(layers: Sequence[nn.Linear]) -> bool:
+    """Say whether these layers can be computed in int8: by their sizes."""
+    return all(layer.in_features % INNER == 0 and layer.out_features % BLOCK == 0 for layer in layers)
 
 
 def _laid_out(layers: Sequence[nn.Linear]) -> Weights:

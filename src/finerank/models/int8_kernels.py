@@ -118,41 +118,26 @@ def _of_block(weights, block):
     return load(scale), load(scale + 64), load(bias), load(bias + 64)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
-def project(first, last, tokens, weights, out, scratch):
-    """Apply a layer to tokens ``first`` to ``last`` of bfloat16 [T, W] -> bfloat16 [T, N]."""
-    _, width = tokens.shape
-    columns = len(weights.bias)
-    scales = scratch.ctypes.data + CONFIG
-    sums = scales + 4 * ROWS
-    quantised = sums + 4 * ROWS * BLOCK
-    configure(scratch.ctypes.data)
-    for start in range(first, last, ROWS):
-        count = min(ROWS, last - start)
-        _quantise(tokens.ctypes.data + start * width * 2, count, width, quantised, scales)
-        for block in range(columns // BLOCK):
-            _products(quantised, width, weights.tiles.ctypes.data + block * BLOCK * width, sums)
-            left_scale, right_scale, left_bias, right_bias = _of_block(weights, block)
-            for row in range(count):
-                own, at = load_filled(scales + 4 * row), sums + 4 * BLOCK * row
-                aim = out.ctypes.data + ((start + row) * columns + BLOCK * block) * 2
-                store_bfloat16(aim, load_integers(at) * own * left_scale + left_bias)
-                store_bfloat16(aim + 32, load_integers(at + 64) * own * right_scale + right_bias)
-    restore(scratch.ctypes.data)
+@njit
+def _outputs(sums, scales, row, of_block):
+    """Return a row's outputs of a block, two vectors."""
+    left_scale, right_scale, left_bias, right_bias = of_block
+    own, at = load_filled(scales + 4 * row), sums + 4 * BLOCK * row
+    return load_integers(at) * own * left_scale + left_bias, load_integers(at + 64) * own * right_scale + right_bias
 
 
 @njit
-def _activated(quantised, scales, count, weights, width, sums, target):
-    """Write GELU of a layer's outputs as bfloat16 [count, F]."""
+def _applied(quantised, scales, count, weights, inner, activated, sums, target):
+    """Write a layer's outputs, or GELU of them, as bfloat16 [count, N]."""
     columns = len(weights.bias)
     for block in range(columns // BLOCK):
-        _products(quantised, width, weights.tiles.ctypes.data + block * BLOCK * width, sums)
-        left_scale, right_scale, left_bias, right_bias = _of_block(weights, block)
+        _products(quantised, inner, weights.tiles.ctypes.data + block * BLOCK * inner, sums)
+        of_block = _of_block(weights, block)
         for row in range(count):
-            own, at = load_filled(scales + 4 * row), sums + 4 * BLOCK * row
+            left, right = _outputs(sums, scales, row, of_block)
             aim = target + (row * columns + BLOCK * block) * 2
-            store_bfloat16(aim, gelu(load_integers(at) * own * left_scale + left_bias))
-            store_bfloat16(aim + 32, gelu(load_integers(at + 64) * own * right_scale + right_bias))
+            store_bfloat16(aim, gelu(left) if activated else left)
+            store_bfloat16(aim + 32, gelu(right) if activated else right)
 
 
 @njit
@@ -161,11 +146,10 @@ def _added(quantised, scales, count, weights, inner, residual, sums, target):
     columns = len(weights.bias)
     for block in range(columns // BLOCK):
         _products(quantised, inner, weights.tiles.ctypes.data + block * BLOCK * inner, sums)
-        left_scale, right_scale, left_bias, right_bias = _of_block(weights, block)
+        of_block = _of_block(weights, block)
         for row in range(count):
-            own, at, place = load_filled(scales + 4 * row), sums + 4 * BLOCK * row, row * columns + BLOCK * block
-            left = load_integers(at) * own * left_scale + left_bias
-            right = load_integers(at + 64) * own * right_scale + right_bias
+            left, right = _outputs(sums, scales, row, of_block)
+            place = row * columns + BLOCK * block
             store(target + 4 * place, left + load_bfloat16(residual + 2 * place))
             store(target + 4 * place + 64, right + load_bfloat16(residual + 2 * place + 32))
 
@@ -188,6 +172,23 @@ def _normed(source, count, width, norm, epsilon, target):
         for part in range(width // LANES):
             normed = (load(at + 64 * part) - mean) * factor * load(weight + 64 * part) + load(bias + 64 * part)
             store_bfloat16(target + row * width * 2 + 32 * part, normed)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def project(first, last, tokens, weights, out, scratch):
+    """Apply a layer to tokens ``first`` to ``last`` of bfloat16 [T, W] -> bfloat16 [T, N]."""
+    _, width = tokens.shape
+    columns = len(weights.bias)
+    scales = scratch.ctypes.data + CONFIG
+    sums = scales + 4 * ROWS
+    quantised = sums + 4 * ROWS * BLOCK
+    configure(scratch.ctypes.data)
+    for start in range(first, last, ROWS):
+        count = min(ROWS, last - start)
+        _quantise(tokens.ctypes.data + start * width * 2, count, width, quantised, scales)
+        target = out.ctypes.data + start * columns * 2
+        _applied(quantised, scales, count, weights, width, False, sums, target)
+    restore(scratch.ctypes.data)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -214,7 +215,7 @@ def finish(first, last, attended, tokens, layers, norms, epsilons, out, scratch)
         _added(quantised, scales, count, output, width, tokens.ctypes.data + at, sums, reals)
         _normed(reals, count, width, norms[0], np.float32(epsilons[0]), middle)
         _quantise(middle, count, width, quantised, scales)
-        _activated(quantised, scales, count, up, width, sums, wide)
+        _applied(quantised, scales, count, up, width, True, sums, wide)
         _quantise(wide, count, inner, quantised, scales)
         _added(quantised, scales, count, down, inner, middle, sums, reals)
         _normed(reals, count, width, norms[1], np.float32(epsilons[1]), out.ctypes.data + at)

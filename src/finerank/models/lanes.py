@@ -84,9 +84,9 @@ def opened(count: int) -> Iterator[Lanes]:
         torch.set_num_threads(max(threads // count, 1))
         ready.wait()
 
-    sys.setswitchinterval(PATIENCE)
     with ThreadPoolExecutor(count) as pool:
         try:
+            sys.setswitchinterval(PATIENCE)
             try:
                 list(pool.map(prepare, range(count)))
             finally:

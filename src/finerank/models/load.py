@@ -15,7 +15,6 @@ from finerank.core.errors import UserError
 from finerank.data import console
 from finerank.models.families import open_family, scoring_family
 from finerank.models.freezing import trained
-from finerank.models.fused import INT8, use_int8
 from finerank.models.machine import multiplies_bfloat16_fast
 from finerank.models.memory import keep_freed_memory
 from finerank.models.model_files import EXPORTED, base_of, near_folder, quiet, read_json
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from finerank.models.bi_encoder import BiEncoder
     from finerank.models.cross_encoder import CrossEncoder
 
+INT8 = "int8"
+"""Name of the buffer that marks what computes in int8."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ROPE_OR_UNBOUNDED = 10**6
 OWN_ARCHITECTURES = ("layerwise_reranker", "lightweight_reranker")
@@ -80,6 +81,8 @@ def load_scorer(
 def _use_int8(model: Any) -> None:
     if model.device.type != "cpu" or not hasattr(model, "transformer"):
         raise UserError("--dtype int8 is for encoders on a CPU", hint="--dtype auto")
+    from finerank.models.fused import use_int8
+
     use_int8(model.transformer)
 
 
@@ -240,12 +243,13 @@ def facts(name: str, module: torch.nn.Module, device: torch.device, dtype: torch
     """Return what a start banner says of any model."""
     parameters = sum(parameter.numel() for parameter in module.parameters())
     part = trained(module)
+    in_int8 = any(path.endswith(INT8) for path, _ in module.named_buffers())
     return {
         "model": name,
         **({"parameters": f"{parameters / 1e6:,.1f} M"} if parameters else {"computed by": "OpenVINO"}),
         **({"trained": part} if part else {}),
         "device": str(device),
-        "dtype": INT8 if any(path.endswith(INT8) for path, _ in module.named_buffers()) else str(dtype)[6:],
+        "dtype": "int8" if in_int8 else str(dtype).removeprefix("torch."),
     }
 
 

@@ -62,6 +62,12 @@ def flags() -> list[str]:
     return [flag for flag in TELLING if flag in words]
 
 
+def capabilities() -> dict[str, object]:
+    """Return what torch knows of the processor's instructions; nothing where it does not say."""
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return known
+
+
 def memory() -> int:
     """Return the machine's memory in bytes; 0 where the system does not say."""
     words = _first_of(MEMINFO, "MemTotal").split()
@@ -76,10 +82,10 @@ def multiplies_bfloat16_fast(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return False
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    if not capabilities:
+    known = capabilities()
+    if not known:
         return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags())
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return bool(known.get("amx_bf16") or known.get("avx512_bf16"))
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:

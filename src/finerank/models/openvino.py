@@ -24,7 +24,7 @@ from finerank.core.errors import UserError
 from finerank.data.console import warn
 from finerank.models import attention, lanes, packed
 from finerank.models.families import SCORING_HEADS
-from finerank.models.fused import INT8
+from finerank.models.load import INT8
 from finerank.models.model_files import EXPORTED, quiet
 
 GRAPH, INT8_GRAPH = "openvino_model.xml", "openvino_model_qint8_quantized.xml"

@@ -71,12 +71,12 @@ def emitting(result: Any, arguments: Sequence[Any], build: Callable[..., Any]) -
     return result(*arguments), generate
 
 
-def call(builder: Any, name: str, result: Any, *values: Any, fast: Sequence[str] = ()) -> Any:
+def call(builder: Any, name: str, result: Any, *values: Any) -> Any:
     """Call one of LLVM's intrinsics."""
     function = builder.module.globals.get(name)
     if function is None:
         function = ir.Function(builder.module, ir.FunctionType(result, [value.type for value in values]), name)
-    return builder.call(function, values, fastmath=fast)
+    return builder.call(function, values)
 
 
 def pointer(builder: Any, address: Any, kind: Any = BYTE) -> Any:
@@ -134,7 +134,6 @@ def store_bfloat16(context: Any, address: Any, vector: Any) -> Any:
 @intrinsic
 def filled(context: Any, value: Any) -> Any:
     """Return a vector of one number."""
-
     return emitting(VECTOR, [types.float32], lambda b, value: _spread(b, REALS, value))
 
 
