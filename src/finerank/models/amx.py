@@ -21,10 +21,10 @@ TILE = 1024
 
 
 @intrinsic
-def transpose(context: Any, source: Any, stride: Any, target: Any) -> Any:
-    """Write 16 rows of 16 words of 4 bytes, ``stride`` apart, as their transpose, a tile."""
+def transpose(context: Any, source: Any, stride: Any, target: Any, apart: Any) -> Any:
+    """Write 16 rows of 16 words of 4 bytes, ``stride`` apart, as their transpose, whose rows lie ``apart``."""
 
-    def build(b: Any, source: Any, stride: Any, target: Any) -> None:
+    def build(b: Any, source: Any, stride: Any, target: Any, apart: Any) -> None:
         rows = []
         for row in range(LANES):
             at = b.add(source, b.mul(stride, ir.Constant(I64, row)))
@@ -41,9 +41,10 @@ def transpose(context: Any, source: Any, stride: Any, target: Any) -> Any:
                 rows[row + size] = b.shuffle_vector(*pair, ir.Constant(WORDS, lower))
             size *= 2
         for row, words in enumerate(rows):
-            b.store(words, pointer(b, b.add(target, ir.Constant(I64, 64 * row)), WORDS), align=4)
+            at = b.add(target, b.mul(apart, ir.Constant(I64, row)))
+            b.store(words, pointer(b, at, WORDS), align=4)
 
-    return emitting(types.void, [types.int64, types.int64, types.int64], build)
+    return emitting(types.void, [types.int64] * 4, build)
 
 
 @intrinsic

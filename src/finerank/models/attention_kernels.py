@@ -87,7 +87,7 @@ def _lay_out_transposed(rows, length, width, target):
     for block in range(padded(length) // 16):
         for part in range(width // 32):
             tile = target + (block * (width // 32) + part) * TILE
-            transpose(rows + block * 32 * width + 64 * part, width * 2, tile)
+            transpose(rows + block * 32 * width + 64 * part, width * 2, tile, 64)
 
 
 @njit

@@ -27,20 +27,31 @@ class PooledDropout(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Return ``values`` [...] with some of them dropped."""
+        if values.device.type != "cpu" or self.p >= 1.0:
+            return nn.functional.dropout(values, self.p, self.training)
+        factors = self.factors(values.numel(), values.dtype)
+        return values if factors is None else values * factors.view(values.shape)
+
+    def factors(self, count: int, dtype: torch.dtype) -> Tensor | None:
+        """Return what ``count`` elements are multiplied by, 0 or 1 / (1 - p); None where nothing is dropped."""
         if not self.training or self.p == 0.0:
-            return values
-        if values.device.type != "cpu" or values.numel() > POOL // 2 or self.p >= 1.0:
-            return nn.functional.dropout(values, self.p, True)
-        start = int(torch.randint(POOL - values.numel(), ()))
-        return values * _pool(self.p, values.dtype)[start : start + values.numel()].view(values.shape)
+            return None
+        if count > POOL // 2:
+            return _drawn(count, self.p, dtype)
+        start = int(torch.randint(POOL - count, ()))
+        return _pool(self.p, dtype)[start : start + count]
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
+def _drawn(count: int, p: float, dtype: torch.dtype) -> Tensor:
+    return torch.empty(count, dtype=dtype).bernoulli_(1 - p).div_(1 - p)
+
+
 @lru_cache(maxsize=4)
 def _pool(p: float, dtype: torch.dtype) -> Tensor:
-    """Return ``POOL`` factors, 0 or 1 / (1 - p), drawn independently."""
+    """Return ``POOL`` factors, drawn independently."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        return (torch.empty(POOL).bernoulli_(1 - p) / (1 - p)).to(dtype)
+        return _drawn(POOL, p, torch.float32).to(dtype)

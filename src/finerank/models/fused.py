@@ -22,11 +22,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
-from transformers.activations import GELUActivation
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from finerank.core.errors import UserError
 from finerank.models import packed
+from finerank.models.bert_block import behind, is_gelu, linears, plain
 from finerank.models.load import INT8
 from finerank.models.machine import capabilities
 from finerank.models.packed import Layout
@@ -62,30 +62,15 @@ def use_int8(transformer: Any) -> None:
     hint = "finerank export --int8 makes a graph for OpenVINO, for other models and processors, too"
     if not (capabilities().get("amx_int8") and _tiled()):
         raise UserError("--dtype int8 needs a CPU with AMX, and numba", hint=hint)
-    if encoder is None or not _is_ours(encoder) or not all(map(_fits_int8, encoder.layer)):
+    from finerank.models import int8
+
+    if (
+        encoder is None
+        or not _is_ours(encoder)
+        or not all(plain(layer) and int8.fits(layer) for layer in encoder.layer)
+    ):
         raise UserError(f"--dtype int8 is for encoders like BERT, not for {type(transformer).__name__}", hint=hint)
     encoder.register_buffer(INT8, torch.ones(1, dtype=torch.int8))  # tells its results from others, too
-
-
-def _fits_int8(layer: Any) -> bool:
-    from finerank.models import int8
-
-    wide = _plain(layer) and layer.attention.self.attention_head_size % 32 == 0
-    return wide and _is_gelu(layer.intermediate.intermediate_act_fn) and int8.takes(_linears(layer))
-
-
-def _is_gelu(activation: Any) -> bool:
-    """Say whether an activation is GELU itself, not what comes near it by tanh."""
-    exact = isinstance(activation, nn.GELU) and activation.approximate == "none"
-    return exact or isinstance(activation, GELUActivation)
-
-
-def _int8_block(layer: Any) -> Callable[[Tensor, Any], Tensor]:
-    from finerank.models import int8
-
-    *projections, attended, up, down = _linears(layer)
-    norms = layer.attention.output.LayerNorm, layer.output.LayerNorm
-    return int8.Block(projections, (attended, up, down), norms, layer.attention.self.num_attention_heads)
 
 
 @lru_cache(maxsize=1)
@@ -132,7 +117,7 @@ class LaidOut:
 
     def activated(self, tokens: Tensor, activation: nn.Module) -> Tensor:
         """Return the activation of the layers [T, out]."""
-        if self.tiled and _is_gelu(activation):
+        if self.tiled and is_gelu(activation):
             return _tensor(torch.ops.mkldnn._linear_pointwise(tokens, self.weight, self.bias, "gelu", [], "none"))
         return _tensor(activation(self(tokens)))
 
@@ -224,7 +209,7 @@ def steady(module: nn.Module) -> Iterator[None]:
                 _LAID_OUT.pop(encoder, None)
 
 
-Blocks = Sequence[Callable[[Tensor, Any], Tensor]]
+Blocks = Sequence[Callable[[Any, Any], Any]]
 _LOCK = Lock()
 _STEADY: WeakKeyDictionary[nn.Module, dict[torch.dtype, Blocks]] = WeakKeyDictionary()
 """Encoders that do not change for a while, and their blocks as found then: a look at all their weights takes time."""
@@ -244,10 +229,12 @@ def _blocks_of(encoder: Any, dtype: torch.dtype, inferring: bool) -> Blocks:
     steady = _STEADY.get(encoder) if inferring else None
     if steady and dtype in steady:
         return steady[dtype]
-    if not all(map(_plain, encoder.layer)):
+    if not all(map(plain, encoder.layer)):
         return ()
-    if not inferring or (steady is None and _may_change(encoder)):
-        return [_block(layer, Live, not inferring) for layer in encoder.layer]
+    if not inferring:
+        return _learning(encoder, dtype)
+    if steady is None and _may_change(encoder):
+        return [_block(layer, Live, False) for layer in encoder.layer]
     blocks = _laid_out(encoder, dtype)
     if steady is not None:
         steady[dtype] = blocks
@@ -260,10 +247,26 @@ def _laid_out(encoder: Any, dtype: torch.dtype) -> Blocks:
     with _LOCK:
         known = _LAID_OUT.get(encoder)
         if known is None or known[0] != state:
-            int8 = dtype == torch.bfloat16 and hasattr(encoder, INT8)
-            make = _int8_block if int8 else lambda layer: _block(layer, lambda own: LaidOut(own, dtype), False)
-            known = _LAID_OUT[encoder] = state, [make(layer) for layer in encoder.layer]
+            known = _LAID_OUT[encoder] = state, _made(encoder, dtype)
     return known[1]
+
+
+def _made(encoder: Any, dtype: torch.dtype) -> Blocks:
+    if dtype == torch.bfloat16 and hasattr(encoder, INT8):
+        from finerank.models import int8
+
+        return [int8.block_of(layer) for layer in encoder.layer]
+    return [_block(layer, lambda own: LaidOut(own, dtype), False) for layer in encoder.layer]
+
+
+def _learning(encoder: Any, dtype: torch.dtype) -> Blocks:
+    """Return blocks with a way back, or dropout."""
+    if dtype == torch.bfloat16 and _tiled():
+        from finerank.models import training_block
+
+        if all(map(training_block.fits, encoder.layer)):
+            return [training_block.block_of(layer) for layer in encoder.layer]
+    return [_block(layer, Live, True) for layer in encoder.layer]
 
 
 def _forward(self: Any, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Any:
@@ -279,6 +282,7 @@ def _forward(self: Any, hidden_states: Tensor, attention_mask: Any = None, **kwa
     tokens = tokens.to(dtype) if inferring else tokens
     for block in blocks:
         tokens = block(tokens, runs)
+    tokens = tokens if isinstance(tokens, Tensor) else tokens.exact
     states = packed.padded(tokens, attention_mask) if attention_mask else tokens.view(hidden_states.shape)
     return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
 
@@ -290,36 +294,11 @@ def _expected(encoder: Any, hidden: Tensor, mask: Any, dtype: torch.dtype) -> bo
     return bool(known and ours)
 
 
-def _plain(layer: Any) -> bool:
-    """Say whether a block is one of transformers' own, none of its parts adapted, spread or run twice."""
-    if not type(layer).__module__.startswith("transformers.") or (layer.training and layer.gradient_checkpointing):
-        return False
-    return all(
-        type(part) is nn.Linear
-        and part.bias is not None
-        # FSDP's are of a class of their own, ZeRO's have another shape.
-        and type(part.weight) is nn.Parameter
-        and part.weight.shape == (part.out_features, part.in_features)
-        for part in _linears(layer)
-    )
-
-
-def _linears(layer: Any) -> tuple[Any, ...]:
-    own = layer.attention.self
-    return own.query, own.key, own.value, layer.attention.output.dense, layer.intermediate.dense, layer.output.dense
-
-
 def _block(layer: Any, product: Callable[[Sequence[nn.Linear]], LaidOut | Live], learns: bool) -> Block:
-    *projections, attended, up, down = _linears(layer)
-    first, second = layer.attention.output, layer.output
-    return Block(
-        (product(projections), product([attended]), product([up]), product([down])),
-        (first.LayerNorm, second.LayerNorm),
-        (first.dropout, second.dropout),
-        layer.intermediate.intermediate_act_fn,
-        layer.attention.self.num_attention_heads,
-        learns,
-    )
+    *projections, attended, up, down = linears(layer)
+    parts = (product(projections), product([attended]), product([up]), product([down]))
+    heads = layer.attention.self.num_attention_heads
+    return Block(parts, *behind(layer), layer.intermediate.intermediate_act_fn, heads, learns)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ The model stays what it was, in bfloat16, and is marked: its blocks are laid out
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from finerank.models import packed
+from finerank.models.bert_block import behind, head_size, is_gelu, linears
 from finerank.models.int8_kernels import BLOCK, ROWS, Norm, Weights, finish, project, scratch_size
 from finerank.models.kernel_threads import scratch, share
 from finerank.models.tiled_attention import attend, bits
@@ -60,9 +62,18 @@ class Block:
         return result
 
 
-def takes(layers: Sequence[nn.Linear]) -> bool:
-    """Say whether these layers can be computed in int8: by their sizes."""
-    return all(layer.in_features % INNER == 0 and layer.out_features % BLOCK == 0 for layer in layers)
+def fits(layer: Any) -> bool:
+    """Say whether a block of an encoder like BERT is computed here: by its sizes and its activation."""
+    products = linears(layer)
+    sizes = all(part.in_features % INNER == 0 and part.out_features % BLOCK == 0 for part in products)
+    return sizes and head_size(layer) % BLOCK == 0 and is_gelu(layer.intermediate.intermediate_act_fn)
+
+
+def block_of(layer: Any) -> Block:
+    """Return a block of transformers as one of these."""
+    *projections, attended, up, down = linears(layer)
+    norms, _ = behind(layer)
+    return Block(projections, (attended, up, down), norms, layer.attention.self.num_attention_heads)
 
 
 def _laid_out(layers: Sequence[nn.Linear]) -> Weights:

@@ -30,6 +30,8 @@ _FLAGS = ("contract", "reassoc", "nsz", "arcp")
 _POWERS_OF_TWO = (0.99992264, 0.69098249, 0.22997734, 0.03895358)
 _SHARE_BELOW = (0.39787975, -0.064568728, 8.7706046e-3, -8.1368082e-4, 4.7923786e-5, -1.5971228e-6, 2.2754493e-8)
 _REACH = 4.0
+_ERROR_FUNCTION = (0.0, 0.127414796, -0.142248368, 0.7107068705, -0.7265760135, 0.5307027145)
+"""Half of Abramowitz and Stegun's coefficients, 7.1.26."""
 
 
 class _Brain(ir.types.Type):
@@ -101,6 +103,24 @@ def _float(value: float) -> float:
 def load(context: Any, address: Any) -> Any:
     """Return 16 float32."""
     return emitting(VECTOR, [types.int64], lambda b, at: b.load(pointer(b, at, REALS), align=4))
+
+
+def _prefetching(near: int) -> Any:
+    @intrinsic
+    def of_address(context: Any, address: Any) -> Any:
+        def build(b: Any, at: Any) -> None:
+            hints = [ir.Constant(I32, hint) for hint in (0, near, 1)]  # to read; how near; data
+            call(b, "llvm.prefetch.p0i8", ir.VoidType(), pointer(b, at), *hints)
+
+        return emitting(types.void, [types.int64], build)
+
+    return of_address
+
+
+prefetch = _prefetching(2)
+"""Have the line at an address, which need not be valid, brought into the second cache."""
+prefetch_near = _prefetching(3)
+"""The same, into the first cache."""
 
 
 @intrinsic
@@ -260,6 +280,28 @@ def gelu(context: Any, vector: Any) -> Any:
         return b.fmul(b.fadd(odd, _splat(REALS, 0.5), flags=_FLAGS), x)
 
     return emitting(VECTOR, [VECTOR], build)
+
+
+def _inverse(b: Any, x: Any) -> Any:
+    """Return 1 / x, to 6e-5 of itself."""
+    mask = ir.IntType(LANES)
+    return call(b, "llvm.x86.avx512.rcp14.ps.512", REALS, x, _splat(REALS, 0.0), ir.Constant(mask, 2**LANES - 1))
+
+
+@intrinsic
+def below(context: Any, vector: Any, bell: Any) -> Any:
+    """Return the share of a normal distribution that lies below each number x, given e to the power of -x² / 2.
+
+    Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: to 1e-4, as ``bell`` and divisions are.
+    """
+
+    def build(b: Any, x: Any, bell: Any) -> Any:
+        far = b.fmul(call(b, "llvm.fabs.v16f32", REALS, x), _splat(REALS, _float(0.3275911 * 0.5**0.5)))
+        near = _inverse(b, b.fadd(far, _splat(REALS, 1.0)))
+        tail = b.fmul(_polynomial(b, _ERROR_FUNCTION, near), bell)
+        return b.select(b.fcmp_ordered("<", x, _splat(REALS, 0.0)), tail, b.fsub(_splat(REALS, 1.0), tail))
+
+    return emitting(VECTOR, [VECTOR, VECTOR], build)
 
 
 @intrinsic
