@@ -14,10 +14,12 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from finerank.models.vectors import BYTE, HALVES, I32, I64, LANES, WORDS, call, emitting, pointer
+from finerank.models.vectors import BYTE, HALVES, I32, I64, LANES, WORDS, call, emitting, pointer, prefetch_near
 
 TILE = 1024
 """Bytes of a tile."""
+LINE = 64
+"""Bytes of a line of the cache."""
 
 
 @intrinsic
@@ -113,6 +115,43 @@ def _on_config(name: str) -> Any:
 
 
 _load_config, _store_config = _on_config("llvm.x86.ldtilecfg"), _on_config("llvm.x86.sttilecfg")
+
+
+@njit
+def add_products(left, left_apart, right, right_apart, steps, sums, stride, begins):
+    """Add the product of two by two rows of ``steps`` tiles each to float32 [32, 32] whose rows lie ``stride`` apart.
+
+    Args:
+        left_apart, right_apart: from a row of tiles to the other one.
+        begins: what stands at ``sums`` is nothing yet.
+    """
+    if begins:
+        tile_zero(0)
+        tile_zero(1)
+        tile_zero(2)
+        tile_zero(3)
+    else:
+        tile_load(0, sums, stride)
+        tile_load(1, sums + 64, stride)
+        tile_load(2, sums + 16 * stride, stride)
+        tile_load(3, sums + 16 * stride + 64, stride)
+    for step in range(steps):
+        at = TILE * step
+        tile_load(4, left + at, 64)
+        tile_load(6, right + at, 64)
+        tile_load(7, right + right_apart + at, 64)
+        tile_load(5, left + left_apart + at, 64)
+        for line in range(2 * TILE, 3 * TILE, LINE):  # tiles are too large for what the processor fetches by itself
+            prefetch_near(left + at + line)
+            prefetch_near(left + left_apart + at + line)
+        tile_add_product(0, 4, 6)
+        tile_add_product(1, 4, 7)
+        tile_add_product(2, 5, 6)
+        tile_add_product(3, 5, 7)
+    tile_store(0, sums, stride)
+    tile_store(1, sums + 64, stride)
+    tile_store(2, sums + 16 * stride, stride)
+    tile_store(3, sums + 16 * stride + 64, stride)
 
 
 CONFIG = 128

@@ -1,4 +1,4 @@
-"""Attention by the tiles of a processor with AMX, compiled by numba: one way, and back for training.
+"""Attention by the tiles of a processor with AMX, compiled by numba; the way back: attention_back_kernels.
 
 Each input's heads are computed one by one from the packed queries, keys and values, 16 rows of scores at a time, which
 stay in the processor's first cache from the product that makes them to the product that uses them up (the way of
@@ -12,7 +12,6 @@ in bytes; what a kernel needs beside its arguments lies in ``scratch``, which Py
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -30,19 +29,17 @@ from finerank.models.amx import (
     transpose,
 )
 from finerank.models.vectors import (
-    FARTHEST,
     LANES,
     filled,
     larger,
     largest,
     load,
-    load_bfloat16,
-    load_filled,
     power_of_two,
+    prefetch,
+    prefetch_write,
     shade,
     store,
     store_bfloat16,
-    store_one,
     total,
 )
 
@@ -53,8 +50,8 @@ ROWS = 16
 
 def scratch_size(longest: int, width: int) -> int:
     """Return the bytes of scratch memory for inputs of up to ``longest`` positions."""
-    rows, scores = 2 * padded.py_func(longest) * width, 4 * ROWS * padded.py_func(longest)
-    return CONFIG + 11 * rows + 3 * scores + 4 * ROWS * width + TILE + 4 * 4 * padded.py_func(longest)
+    columns = padded.py_func(longest)
+    return CONFIG + 2 * 4 * columns * width + 6 * ROWS * columns + 4 * ROWS * width + TILE + 4 * columns
 
 
 @njit
@@ -63,16 +60,25 @@ def padded(length):
 
 
 @njit
-def _gather(source, stride, length, width, target):
-    """Copy rows [L, D] that lie ``stride`` apart to [P, D]; zeros behind them."""
+def gather(source, stride, length, width, target):
+    """Copy rows [L, D] that lie ``stride`` apart to [P, D]; zeros behind them. The next head's are fetched, too."""
     for row in range(padded(length)):
         for part in range(width // 32):
+            prefetch(source + row * stride + 2 * width + 64 * part)
             words = load(source + row * stride + 64 * part) if row < length else filled(np.float32(0))
             store(target + row * width * 2 + 64 * part, words)
 
 
 @njit
-def _lay_out(rows, length, width, target):
+def expect(target, stride, count, width):
+    """Have rows [count, D] that lie ``stride`` apart at hand for writing."""
+    for row in range(count):
+        for part in range(width // 32):
+            prefetch_write(target + row * stride + 64 * part)
+
+
+@njit
+def lay_out(rows, length, width, target):
     """Lay out [P, D] as a right factor: tiles [P / 32, D / 16]."""
     for block in range(padded(length) // 32):
         for part in range(width // 16):
@@ -82,7 +88,7 @@ def _lay_out(rows, length, width, target):
 
 
 @njit
-def _lay_out_transposed(rows, length, width, target):
+def lay_out_transposed(rows, length, width, target):
     """Lay out [P, D], transposed, as a right factor: tiles [P / 16, D / 32]."""
     for block in range(padded(length) // 16):
         for part in range(width // 32):
@@ -91,7 +97,7 @@ def _lay_out_transposed(rows, length, width, target):
 
 
 @njit
-def _scores(left, right, length, width, shades, target):
+def write_scores(left, right, length, width, shades, target):
     """Write [16, D] times a transposed [P, D], plus a row that every row gets, as float32 [16, P]."""
     columns = padded(length)
     steps = width // 32
@@ -110,7 +116,7 @@ def _scores(left, right, length, width, shades, target):
 
 
 @njit
-def _weighted(left, right, length, width, target):
+def weigh(left, right, length, width, target):
     """Write weights [16, P] times [P, D] as float32 [16, D]."""
     inner = padded(length)
     for part in range(width // 32):
@@ -128,7 +134,7 @@ def _weighted(left, right, length, width, target):
 
 
 @njit
-def _scatter(source, count, width, factor, target, stride):
+def scatter(source, count, width, factor, target, stride):
     """Write float32 [count, D], times a number, as rows of bfloat16 that lie ``stride`` apart."""
     factors = filled(factor)
     for row in range(count):
@@ -137,7 +143,7 @@ def _scatter(source, count, width, factor, target, stride):
 
 
 @njit
-def _shade(length, target):
+def shade_columns(length, target):
     """Write P numbers: 0 for positions, the farthest for padding."""
     for block in range(padded(length) // LANES):
         store(target + 64 * block, shade(length - LANES * block))
@@ -188,160 +194,25 @@ def attend(starts, scale, states, attended, levels, scratch):
     configure(base)
     for place in range(len(starts) - 1):
         start, length = starts[place], starts[place + 1] - starts[place]
-        _shade(length, shades)
+        shade_columns(length, shades)
         for head in range(heads):
             source = states.ctypes.data + start * 3 * row + head * width * 2
             target = attended.ctypes.data + start * row + head * width * 2
-            _gather(source, 3 * row, length, width, query)
-            _gather(source + row, 3 * row, length, width, plain)
-            _lay_out_transposed(plain, length, width, key)
-            _gather(source + 2 * row, 3 * row, length, width, plain)
-            _lay_out(plain, length, width, value)
+            gather(source, 3 * row, length, width, query)
+            gather(source + row, 3 * row, length, width, plain)
+            lay_out_transposed(plain, length, width, key)
+            gather(source + 2 * row, 3 * row, length, width, plain)
+            lay_out(plain, length, width, value)
+            expect(target, row, length, width)
             for first in range(0, length, ROWS):
                 count = min(ROWS, length - first)
-                _scores(query + first * width * 2, key, length, width, shades, scores)
+                write_scores(query + first * width * 2, key, length, width, shades, scores)
                 _softmax(scores, count, length, factor, weights, sums, shifts)
-                _weighted(weights, value, length, width, output)
+                weigh(weights, value, length, width, output)
                 for nth in range(count):
                     whole = total(load(sums + 64 * nth))
                     if levels.size:
                         levels[head, start + first + nth] = shifts[nth] + np.float32(math.log2(whole))
                     at = target + (first + nth) * row
-                    _scatter(output + nth * width * 4, 1, width, np.float32(1) / whole, at, row)
-    restore(base)
-
-
-@njit
-def _slopes(scores, others, columns, factor, levels, deltas, by_row, weights, slopes):
-    """Write the weights [16, P] of scores [16, P] again, and their slopes: weight times other less delta.
-
-    Levels and deltas are the rows' own (``by_row``), or the columns'.
-    """
-    factors = filled(factor)
-    for row in range(ROWS):
-        level, delta = load_filled(levels + 4 * row), load_filled(deltas + 4 * row)
-        for block in range(columns // LANES):
-            place = row * columns + LANES * block
-            if not by_row:
-                level, delta = load(levels + 64 * block), load(deltas + 64 * block)
-            weight = power_of_two(load(scores + 4 * place) * factors - level)
-            store_bfloat16(weights + 2 * place, weight)
-            store_bfloat16(slopes + 2 * place, weight * (load(others + 4 * place) - delta))
-
-
-@njit
-def _level(levels, result, stride, above, width, level, delta):
-    """Write each position's level, and its delta: a sum of results times gradients; padding weighs nothing."""
-    length = len(levels)
-    for position in range(padded(length)):
-        inside = position < length
-        both = filled(np.float32(0))
-        for part in range(width // LANES if inside else 0):
-            of_result = load_bfloat16(result + position * stride + 32 * part)
-            both = both + of_result * load_bfloat16(above + (position * width + LANES * part) * 2)
-        store_one(delta + 4 * position, total(both))
-        store_one(level + 4 * position, levels[position] if inside else np.float32(-FARTHEST))
-
-
-class _Room(NamedTuple):
-    """Where the way back keeps what it needs of a head: rows, the same as right factors, and 16 rows of scores."""
-
-    query: int
-    key: int
-    value: int
-    above: int
-    query_right: int
-    key_right: int
-    above_right: int
-    query_across: int
-    key_across: int
-    value_across: int
-    above_across: int
-    scores: int
-    others: int
-    weights: int
-    slopes: int
-    output: int
-    shades: int
-    nothing: int
-    level: int
-    delta: int
-
-
-@njit
-def _room(base, longest, width):
-    rows, scores = 2 * width * longest, 4 * ROWS * longest
-    first = base + CONFIG
-    behind = first + 11 * rows
-    output = behind + 3 * scores
-    shades = output + 4 * ROWS * width
-    return _Room(
-        first, first + rows, first + 2 * rows, first + 3 * rows,
-        first + 4 * rows, first + 5 * rows, first + 6 * rows,
-        first + 7 * rows, first + 8 * rows, first + 9 * rows, first + 10 * rows,
-        behind, behind + scores, behind + 2 * scores, behind + 2 * scores + scores // 2,
-        output, shades, shades + 4 * longest, shades + 8 * longest, shades + 12 * longest,
-    )  # fmt: skip
-
-
-@njit
-def _head_back(room, length, width, scale, target, stride):
-    """Write the gradients of a head's queries, keys and values; ``stride`` is from row to row.
-
-    With weights W = softmax(scale Q K') and G the gradient of W V: that of V is W' G; slopes S = W (G V' - delta),
-    delta a row's sum of results times G; those of Q and K are scale S K and scale S' Q. Scores are computed twice, by
-    rows of queries and by rows of keys, so that each sum is one product over whole tiles.
-    """
-    factor = np.float32(scale * LOG2E)
-    columns = padded(length)
-    for first in range(0, length, ROWS):
-        count, rows, aim = min(ROWS, length - first), 2 * first * width, target + first * stride
-        _scores(room.query + rows, room.key_across, length, width, room.shades, room.scores)
-        _scores(room.above + rows, room.value_across, length, width, room.nothing, room.others)
-        level, delta = room.level + 4 * first, room.delta + 4 * first
-        _slopes(room.scores, room.others, columns, factor, level, delta, True, room.weights, room.slopes)
-        _weighted(room.slopes, room.key_right, length, width, room.output)
-        _scatter(room.output, count, width, scale, aim, stride)
-        _scores(room.key + rows, room.query_across, length, width, room.nothing, room.scores)
-        _scores(room.value + rows, room.above_across, length, width, room.nothing, room.others)
-        level, delta = room.level, room.delta
-        _slopes(room.scores, room.others, columns, factor, level, delta, False, room.weights, room.slopes)
-        _weighted(room.slopes, room.query_right, length, width, room.output)
-        _scatter(room.output, count, width, scale, aim + stride // 3, stride)
-        _weighted(room.weights, room.above_right, length, width, room.output)
-        _scatter(room.output, count, width, np.float32(1), aim + stride // 3 * 2, stride)
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
-def attend_back(starts, scale, states, attended, gradient, back, levels, scratch):
-    """Go back: the gradient of attended [T, H, D] -> that of states, ``back`` [T, 3, H, D]; levels are ``attend``'s."""
-    _, _, heads, width = states.shape
-    row = 2 * heads * width
-    longest = padded(np.diff(starts).max())
-    base = scratch.ctypes.data
-    room = _room(base, longest, width)
-    for block in range(longest // LANES):
-        store(room.nothing + 64 * block, filled(np.float32(0)))
-    configure(base)
-    for place in range(len(starts) - 1):
-        start, length = starts[place], starts[place + 1] - starts[place]
-        _shade(length, room.shades)
-        for head in range(heads):
-            inside = head * width * 2
-            source = states.ctypes.data + start * 3 * row + inside
-            result = attended.ctypes.data + start * row + inside
-            _gather(source, 3 * row, length, width, room.query)
-            _gather(source + row, 3 * row, length, width, room.key)
-            _gather(source + 2 * row, 3 * row, length, width, room.value)
-            _gather(gradient.ctypes.data + start * row + inside, row, length, width, room.above)
-            _lay_out(room.query, length, width, room.query_right)
-            _lay_out(room.key, length, width, room.key_right)
-            _lay_out(room.above, length, width, room.above_right)
-            _lay_out_transposed(room.query, length, width, room.query_across)
-            _lay_out_transposed(room.key, length, width, room.key_across)
-            _lay_out_transposed(room.value, length, width, room.value_across)
-            _lay_out_transposed(room.above, length, width, room.above_across)
-            _level(levels[head, start : start + length], result, row, room.above, width, room.level, room.delta)
-            target = back.ctypes.data + start * 3 * row + inside
-            _head_back(room, length, width, np.float32(scale), target, 3 * row)
+                    scatter(output + nth * width * 4, 1, width, np.float32(1) / whole, at, row)
     restore(base)

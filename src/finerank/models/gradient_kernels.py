@@ -15,24 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from finerank.models.amx import (
-    CONFIG,
-    TILE,
-    configure,
-    interleave,
-    restore,
-    tile_add_product,
-    tile_load,
-    tile_store,
-    tile_zero,
-    transpose,
-)
-from finerank.models.vectors import LANES, filled, load, load_bfloat16, prefetch, prefetch_near, store
+from finerank.models.amx import CONFIG, LINE, TILE, add_products, configure, interleave, restore, transpose
+from finerank.models.vectors import LANES, filled, load, load_bfloat16, prefetch, prefetch_write, store
 
 STEP = 32
 """Tokens of a tile."""
-LINE = 64
-"""Bytes of a line of the cache."""
 HELD = 2**20
 """Bytes of the narrow factor that are held as tiles: half of a second cache."""
 
@@ -90,41 +77,6 @@ def _lay_out(rows, count, first, last, column, columns, across, room, sums, targ
                 transpose(room.pairs, 64, tile, 64)
 
 
-@njit
-def _products(left, right, steps, sums, stride, begins):
-    """Add the product of two by two rows of tiles, ``steps`` each, to float32 [32, 32] whose rows lie ``stride`` apart.
-
-    ``begins``: what stands there is nothing yet.
-    """
-    if begins:
-        tile_zero(0)
-        tile_zero(1)
-        tile_zero(2)
-        tile_zero(3)
-    else:
-        tile_load(0, sums, stride)
-        tile_load(1, sums + 64, stride)
-        tile_load(2, sums + 16 * stride, stride)
-        tile_load(3, sums + 16 * stride + 64, stride)
-    for step in range(steps):
-        at = TILE * step
-        tile_load(4, left + at, 64)
-        tile_load(6, right + at, 64)
-        tile_load(7, right + TILE * steps + at, 64)
-        tile_load(5, left + TILE * steps + at, 64)
-        for line in range(2 * TILE, 3 * TILE, LINE):  # tiles are too large for what the processor does by itself
-            prefetch_near(left + at + line)
-            prefetch_near(left + TILE * steps + at + line)
-        tile_add_product(0, 4, 6)
-        tile_add_product(1, 4, 7)
-        tile_add_product(2, 5, 6)
-        tile_add_product(3, 5, 7)
-    tile_store(0, sums, stride)
-    tile_store(1, sums + 64, stride)
-    tile_store(2, sums + 16 * stride, stride)
-    tile_store(3, sums + 16 * stride + 64, stride)
-
-
 @njit(nogil=True, error_model="numpy", cache=True)
 def over_tokens(first, last, narrow, wide, product, across, narrow_sums, wide_sums, scratch):
     """Write columns ``first`` to ``last``, multiples of 32, of narrow' wide, float32 [M, N], and the columns' sums.
@@ -155,7 +107,11 @@ def over_tokens(first, last, narrow, wide, product, across, narrow_sums, wide_su
             _lay_out(wide.ctypes.data, count, start, end, column, columns, False, room, sums, room.strip)
             for row in range(0, width, 2 * LANES):
                 aim = product.ctypes.data + row * stride + 4 * column
-                _products(room.held + row // LANES * steps * TILE, room.strip, steps, aim, stride, start == 0)
+                for nth in range(2 * LANES):  # what is written next: a store waits for its line
+                    prefetch_write(aim + (2 * LANES + nth) * stride)
+                    prefetch_write(aim + (2 * LANES + nth) * stride + LINE)
+                left, apart = room.held + row // LANES * steps * TILE, steps * TILE
+                add_products(left, apart, room.strip, apart, steps, aim, stride, start == 0)
     restore(scratch.ctypes.data)
     if across.size:
         for column in range(first, last, LANES):

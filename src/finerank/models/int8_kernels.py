@@ -17,6 +17,7 @@ from numba import njit
 
 from finerank.models.amx import (
     CONFIG,
+    LINE,
     TILE,
     configure,
     restore,
@@ -37,6 +38,8 @@ from finerank.models.vectors import (
     load_integers,
     load_one,
     magnitude,
+    prefetch_near,
+    prefetch_write,
     store,
     store_bfloat16,
     store_bytes,
@@ -83,6 +86,8 @@ def _products(left, inner, right, target):
         tile_load(5, left + 16 * inner + 64 * step, inner)
         tile_load(6, right + 2 * TILE * step, 64)
         tile_load(7, right + 2 * TILE * step + TILE, 64)
+        for line in range(2 * TILE, 4 * TILE, LINE):  # tiles are too large for what the processor fetches by itself
+            prefetch_near(right + 2 * TILE * step + line)
         tile_add_product_int8(0, 4, 6)
         tile_add_product_int8(1, 4, 7)
         tile_add_product_int8(2, 5, 6)
@@ -131,6 +136,8 @@ def _applied(quantised, scales, count, weights, inner, activated, sums, target):
     """Write a layer's outputs, or GELU of them, as bfloat16 [count, N]."""
     columns = len(weights.bias)
     for block in range(columns // BLOCK):
+        for row in range(count):
+            prefetch_write(target + (row * columns + BLOCK * block) * 2)
         _products(quantised, inner, weights.tiles.ctypes.data + block * BLOCK * inner, sums)
         of_block = _of_block(weights, block)
         for row in range(count):

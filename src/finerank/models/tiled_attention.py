@@ -6,7 +6,7 @@ torch's own kernel loses most of its time around the products where heads are sm
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -17,9 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.profiler import record_function
 
-from finerank.models.attention_kernels import attend as forward_kernel
-from finerank.models.attention_kernels import attend_back as backward_kernel
-from finerank.models.attention_kernels import scratch_size
+from finerank.models import attention_back_kernels, attention_kernels
 from finerank.models.kernel_threads import scratch, share
 
 if getattr(numba.config, "DISABLE_JIT", 0):
@@ -48,7 +46,8 @@ def _attended(states: Tensor, starts: Tensor, *, levels: bool) -> tuple[Tensor, 
     attended = torch.empty(count, heads, width, dtype=torch.bfloat16)
     of_rows = torch.empty(heads, count if levels else 0)
     with record_function("tiled attention"):  # no operation of torch: a profile would not see it
-        _by_threads(forward_kernel, starts, width, bits(states), bits(attended), of_rows.numpy())
+        arrays = bits(states), bits(attended), of_rows.numpy()
+        _by_threads(attention_kernels.attend, attention_kernels.scratch_size, starts, width, arrays)
     return attended, of_rows
 
 
@@ -66,8 +65,9 @@ class _Attention(torch.autograd.Function):
         states, starts, attended, levels = ctx.saved_tensors
         gradient = gradients[0].to(torch.bfloat16).contiguous().view(attended.shape)
         back = torch.empty_like(states)
-        arrays = [bits(tensor) for tensor in (states, attended, gradient, back)]
-        _by_threads(backward_kernel, starts, states.shape[-1], *arrays, levels.numpy())
+        arrays = *map(bits, (states, attended, gradient, back)), levels.numpy()
+        size = attention_back_kernels.scratch_size
+        _by_threads(attention_back_kernels.attend_back, size, starts, states.shape[-1], arrays)
         return back, None
 
 
@@ -77,10 +77,12 @@ def bits(tensor: Tensor) -> NDArray[np.uint16]:
     return array
 
 
-def _by_threads(kernel: Callable[..., None], starts: Tensor, width: int, *arrays: Any) -> None:
+def _by_threads(
+    kernel: Callable[..., None], size_of: Callable[[int, int], int], starts: Tensor, width: int, arrays: Sequence[Any]
+) -> None:
     """Run a kernel over all inputs, a share for each of this thread's torch threads."""
     offsets = starts.numpy()
-    size = scratch_size(int(np.diff(offsets).max()), width)
+    size = size_of(int(np.diff(offsets).max()), width)
     threads = min(torch.get_num_threads(), len(offsets) - 1)
     share(
         lambda first, last: kernel(offsets[first : last + 1], width**-0.5, *arrays, scratch(size)),

@@ -105,11 +105,11 @@ def load(context: Any, address: Any) -> Any:
     return emitting(VECTOR, [types.int64], lambda b, at: b.load(pointer(b, at, REALS), align=4))
 
 
-def _prefetching(near: int) -> Any:
+def _prefetching(near: int, writes: int = 0) -> Any:
     @intrinsic
     def of_address(context: Any, address: Any) -> Any:
         def build(b: Any, at: Any) -> None:
-            hints = [ir.Constant(I32, hint) for hint in (0, near, 1)]  # to read; how near; data
+            hints = [ir.Constant(I32, hint) for hint in (writes, near, 1)]  # to read; how near; data
             call(b, "llvm.prefetch.p0i8", ir.VoidType(), pointer(b, at), *hints)
 
         return emitting(types.void, [types.int64], build)
@@ -121,6 +121,8 @@ prefetch = _prefetching(2)
 """Have the line at an address, which need not be valid, brought into the second cache."""
 prefetch_near = _prefetching(3)
 """The same, into the first cache."""
+prefetch_write = _prefetching(3, 1)
+"""The same, to be written: a store waits for a line that is not there, and all stores behind it wait, too."""
 
 
 @intrinsic
@@ -149,6 +151,18 @@ def store_bfloat16(context: Any, address: Any, vector: Any) -> Any:
         b.store(b.fptrunc(v, brains), pointer(b, at, brains), align=2)
 
     return emitting(types.void, [types.int64, VECTOR], build)
+
+
+@intrinsic
+def store_pairs(context: Any, address: Any, first: Any, second: Any) -> Any:
+    """Write 16 numbers of each of two vectors, rounded to bfloat16, as 16 pairs."""
+    brains = ir.VectorType(_Brain(), LANES)
+
+    def build(b: Any, at: Any, first: Any, second: Any) -> None:
+        low, high = (b.zext(b.bitcast(b.fptrunc(v, brains), HALVES), WORDS) for v in (first, second))
+        b.store(b.or_(low, b.shl(high, _splat(WORDS, 16))), pointer(b, at, WORDS), align=4)
+
+    return emitting(types.void, [types.int64, VECTOR, VECTOR], build)
 
 
 @intrinsic
@@ -306,14 +320,14 @@ def below(context: Any, vector: Any, bell: Any) -> Any:
 
 @intrinsic
 def power_of_two(context: Any, vector: Any) -> Any:
-    """Return 2 to the power of each number, none above 0; to 1e-4 of itself, and 1e-38 for the smallest.
+    """Return 2 to the power of each number, none above 0; to 1e-4 of itself, and 5e-20 for the smallest.
 
     Whole places go into the exponent; the rest, in (-1, 0], through a polynomial of the third degree (least squares of
     the relative error at 64 Chebyshev nodes): bfloat16, which it is made for, is forty times as coarse.
     """
 
     def build(b: Any, x: Any) -> Any:
-        x = _larger(b, _splat(REALS, -126.0), x)
+        x = _larger(b, _splat(REALS, -64.0), x)
         whole = b.fptosi(x, WORDS)
         rest = b.fsub(x, b.sitofp(whole, REALS))
         value = _polynomial(b, _POWERS_OF_TWO, rest)
