@@ -261,7 +261,7 @@ def _made(encoder: Any, dtype: torch.dtype) -> Blocks:
 
 def _learning(encoder: Any, dtype: torch.dtype) -> Blocks:
     """Return blocks with a way back, or dropout."""
-    if dtype == torch.bfloat16 and _tiled():
+    if dtype == torch.bfloat16 and _tiled() and _lays_out():
         from finerank.models import training_block
 
         if all(map(training_block.fits, encoder.layer)):

@@ -8,7 +8,7 @@ Between blocks travel the residual stream in float32 and the same rounded, which
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -101,7 +101,9 @@ class _Linear(torch.autograd.Function):
         weight = torch.cat([part.to(BRAIN) for part in weights])
         ctx.save_for_backward(tokens, weight)
         ctx.sizes = [len(part) for part in weights]
-        return torch.addmm(torch.cat(biases).to(BRAIN), tokens, weight.t())
+        # Where addmm writes the bias first, to be added to, this takes it along.
+        applied = torch.ops.mkldnn._linear_pointwise(tokens, weight, torch.cat(biases).to(BRAIN), "none", [], "")
+        return cast(Tensor, applied)
 
     @staticmethod
     @once_differentiable
