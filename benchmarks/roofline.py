@@ -25,10 +25,10 @@ from finerank.models.machine import finish, multiplies_bfloat16_fast
 
 GROUPS = {
     "attention": ("attention", "bmm", "softmax"),
-    "matrix products": ("addmm", "mm", "linear", "mkl", "gemm", "matmul"),
+    "matrix products": ("addmm", "mm", "linear", "mkl", "gemm", "matmul", "gradient of weights"),
+    "norms": ("norm",),
     "dropout": ("bernoulli", "dropout", "randint"),
     "activation": ("gelu", "tanh", "silu", "relu"),
-    "norms": ("norm",),
     "copies and layout": ("copy", "cat", "clone", "contiguous", "index", "gather", "embedding"),
     "sums and products": ("add", "mul", "div", "sum", "sub"),
     "optimizer": ("adam", "foreach", "lerp", "sqrt"),
