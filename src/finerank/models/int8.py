@@ -7,6 +7,7 @@ The model stays what it was, in bfloat16, and is marked: its blocks are laid out
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,14 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from finerank.models import packed
+from finerank.models.attention_kernels import scratch_size as attention_scratch_size
 from finerank.models.bert_block import behind, head_size, is_gelu, linears
-from finerank.models.int8_kernels import BLOCK, ROWS, Norm, Weights, finish, project, scratch_size
+from finerank.models.int8_kernels import BLOCK, Norm, Weights, block, scratch_size
 from finerank.models.kernel_threads import scratch, share
-from finerank.models.tiled_attention import attend, bits
+from finerank.models.tiled_attention import bits
 
+CHUNK = 256
+"""Tokens, about, that go through a block at a time."""
 INNER = 64
 """What the inner width of a product is a multiple of."""
 
@@ -47,19 +51,28 @@ class Block:
     def __call__(self, tokens: Tensor, runs: tuple[tuple[int, int, int], ...]) -> Tensor:
         """Run the block over the real tokens [T, W] of a batch, in bfloat16 (``packed.Layout.runs``)."""
         count, width = tokens.shape
-        states, result = tokens.new_empty(count, 3 * width), torch.empty_like(tokens)
-        size = scratch_size(width, self.inner)
-        blocks = -(-count // ROWS)
-        threads = min(torch.get_num_threads(), blocks)
-        marks = [min(blocks * place // threads * ROWS, count) for place in range(threads + 1)]
-        given = bits(tokens.contiguous())
-        with record_function("linear in int8"):
-            share(lambda *ends: project(*ends, given, self.projections, bits(states), scratch(size)), marks)  # type: ignore[call-arg]
-        attended = bits(attend(states.view(count, 3, self.heads, -1), packed.starts_of(runs)))
-        behind = self.layers, self.norms, self.epsilons, bits(result)
-        with record_function("linear in int8"):
-            share(lambda *ends: finish(*ends, attended, given, *behind, scratch(size)), marks)  # type: ignore[call-arg]
+        states, attended, result = tokens.new_empty(count, 3 * width), *map(torch.empty_like, (tokens, tokens))
+        shape = self.heads, width // self.heads
+        by_head = states.view(count, 3, *shape), attended.view(count, *shape)
+        rooms = bits(states), bits(by_head[0]), bits(attended), bits(by_head[1]), np.empty((self.heads, 0), np.float32)
+        starts, chunks = packed.starts_of(runs).numpy(), _chunks(runs)
+        weights = self.projections, self.layers, self.norms, self.epsilons
+        given = bits(tokens.contiguous()), *weights, rooms, bits(result)
+        longest = max(length for _, _, length in runs)
+        size = max(scratch_size(width, self.inner), attention_scratch_size(longest, shape[1]))
+        threads = min(torch.get_num_threads(), len(chunks) - 1)
+        marks = [(len(chunks) - 1) * place // threads for place in range(threads + 1)]
+        with record_function("block in int8"):
+            share(lambda first, last: block(first, last, chunks, starts, *given, scratch(size)), marks)
         return result
+
+
+@lru_cache(maxsize=64)
+def _chunks(runs: tuple[tuple[int, int, int], ...]) -> NDArray[np.int64]:
+    """Return the numbers of the inputs that chunks of some ``CHUNK`` tokens begin with, and of inputs in all."""
+    starts = packed.starts_of(runs).numpy()
+    number = max(round(int(starts[-1]) / CHUNK), 1)
+    return np.unique(np.searchsorted(starts, np.linspace(0, starts[-1], number + 1)))
 
 
 def fits(layer: Any) -> bool:

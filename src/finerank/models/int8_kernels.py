@@ -1,9 +1,9 @@
-"""An encoder's block in int8 by the tiles of a processor with AMX, compiled by numba; all but attention.
+"""An encoder's block in int8 by the tiles of a processor with AMX, compiled by numba.
 
 Weights are int8 with a scale of each output, laid out as tiles once; activations get a scale of each token as they
-come, so that nothing is calibrated. 32 tokens at a time go through all layers behind the attention and stay in the
-processor's caches: products, bias, activation, residual and norm. Sums of products are int32, all else is float32, and
-bfloat16 where it is kept.
+come, so that nothing is calibrated. Some inputs at a time go through the block, so that attention finds its queries,
+keys and values in the processor's second cache; and 32 tokens at a time through the layers behind it: products, bias,
+activation, residual and norm. Sums of products are int32, all else is float32, and bfloat16 where it is kept.
 
 Names: T tokens of W numbers, inner width F. All is addressed in bytes; ``scratch`` is kept alive by Python.
 """
@@ -26,6 +26,7 @@ from finerank.models.amx import (
     tile_store,
     tile_zero,
 )
+from finerank.models.attention_kernels import attend
 from finerank.models.vectors import (
     LANES,
     filled,
@@ -181,8 +182,8 @@ def _normed(source, count, width, norm, epsilon, target):
             store_bfloat16(target + row * width * 2 + 32 * part, normed)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
-def project(first, last, tokens, weights, out, scratch):
+@njit
+def _project(first, last, tokens, weights, out, scratch):
     """Apply a layer to tokens ``first`` to ``last`` of bfloat16 [T, W] -> bfloat16 [T, N]."""
     _, width = tokens.shape
     columns = len(weights.bias)
@@ -198,8 +199,8 @@ def project(first, last, tokens, weights, out, scratch):
     restore(scratch.ctypes.data)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
-def finish(first, last, attended, tokens, layers, norms, epsilons, out, scratch):
+@njit
+def _finish(first, last, attended, tokens, layers, norms, epsilons, out, scratch):
     """Compute what stands behind the attention for tokens ``first`` to ``last`` of bfloat16 [T, W] -> [T, W].
 
     Args:
@@ -227,3 +228,21 @@ def finish(first, last, attended, tokens, layers, norms, epsilons, out, scratch)
         _added(quantised, scales, count, down, inner, middle, sums, reals)
         _normed(reals, count, width, norms[1], np.float32(epsilons[1]), out.ctypes.data + at)
     restore(scratch.ctypes.data)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def block(first, last, chunks, starts, tokens, projections, layers, norms, epsilons, rooms, out, scratch):
+    """Compute chunks ``first`` to ``last`` of a batch: bfloat16 tokens [T, W] -> [T, W].
+
+    Args:
+        chunks: numbers of the inputs that chunks begin with; ``starts``: where inputs begin; the end behind the last.
+        rooms: for queries, keys and values [T, 3 W], the same as [T, 3, H, D], what is attended [T, W], the same as
+            [T, H, D], and none of attention's levels, float32 [H, 0].
+    """
+    states, by_head, attended, attended_by_head, levels = rooms
+    scale = np.float64(by_head.shape[3]) ** -0.5
+    for chunk in range(first, last):
+        begin, end = chunks[chunk], chunks[chunk + 1]
+        _project(starts[begin], starts[end], tokens, projections, states, scratch)
+        attend(starts[begin : end + 1], scale, by_head, attended_by_head, levels, scratch)
+        _finish(starts[begin], starts[end], attended, tokens, layers, norms, epsilons, out, scratch)
