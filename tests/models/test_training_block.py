@@ -14,7 +14,10 @@ from finerank.models import fused
 from finerank.models.dropout import PooledDropout
 from tests.models.test_packed import CPU, batch_of
 
-pytestmark = pytest.mark.skipif(fused._tiled() is None or not fused._lays_out(), reason="no AMX, or no numba")
+if fused._tiled() is None or not fused._lays_out():
+    pytest.skip("no AMX, or no numba", allow_module_level=True)
+
+from finerank.models import training_block
 
 SIZES = {
     "vocab_size": 50,
@@ -60,10 +63,10 @@ def gradients(model: Any, batch: dict[str, Tensor], dtype: torch.dtype) -> dict[
 
 
 def worst(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Return the largest relative error of a weight's gradient; those of keys' biases are nothing but rounding."""
+    """Return the largest relative error of a weight's gradient; one that is next to nothing is rounding itself."""
     assert found.keys() == expected.keys()
-    told = [name for name in expected if not name.endswith("key.bias")]
-    return max(((found[name] - expected[name]).norm() / expected[name].norm()).item() for name in told)
+    least = 0.05 * max(gradient.norm() for gradient in expected.values())
+    return max(((found[name] - of).norm() / max(of.norm(), least)).item() for name, of in expected.items())
 
 
 @pytest.mark.parametrize("used", [1, 2, 3])
@@ -133,9 +136,7 @@ def test_gradients_of_weights_are_the_product_over_tokens(count: int, shape: tup
 def test_what_is_not_a_number_stays_none() -> None:
     states = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0] * 8, dtype=torch.bfloat16)
     activated = training_block._Gelu.apply(states)  # type: ignore[no-untyped-call]
-    assert activated[0].isnan() and activated[1] == float("inf") and activated[3] == 0
+    assert activated[0].isnan()
+    assert activated[1] == float("inf")
+    assert activated[3] == 0
     assert activated[2] == 0 or activated[2].isnan()  # torch gives -0, too
-
-
-if fused._tiled() is not None:
-    from finerank.models import training_block

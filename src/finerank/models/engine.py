@@ -28,6 +28,7 @@ Forward = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 WINDOW = 4096
 CPU_TOKENS = 1024
 CUDA_TOKENS = 65536
+MANY = 16
 
 
 def run(
@@ -64,7 +65,8 @@ def run(
         count = lanes.count_on(device) if abreast else 1
         with torch.inference_mode(), fused.steady(module), lanes.opened(count) as opened:
             for start, tokens in _tokenised_ahead(unique, tokenise):
-                batches = sorted_batches([len(item.ids) for item in tokens], token_budget(device))
+                lengths = [len(item.ids) for item in tokens]
+                batches = sorted_batches(lengths, token_budget(device, sum(lengths)))
                 outputs = opened.map(computed, [[tokens[position] for position in batch] for batch in batches])
                 for batch, output in zip(batches, outputs):
                     results[[start + position for position in batch]] = output
@@ -80,9 +82,14 @@ def run(
     return repeated
 
 
-def token_budget(device: torch.device) -> int:
-    """Return the most tokens of a batch: what stays near the caches of a CPU, what fills a GPU."""
-    return CUDA_TOKENS if device.type == "cuda" else CPU_TOKENS
+def token_budget(device: torch.device, tokens: int) -> int:
+    """Return the most tokens of a batch: what fills a GPU; on a CPU what stays near its caches.
+
+    Where there are many of them larger batches cost less beside their products; few are cut finer, for all threads.
+    """
+    if device.type == "cuda":
+        return CUDA_TOKENS
+    return CPU_TOKENS if tokens < MANY * CPU_TOKENS else 2 * CPU_TOKENS
 
 
 def _tokenised_ahead(items: Sequence[Item], tokenise: Tokenise[Item]) -> Iterator[tuple[int, list[Tokens]]]:
