@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from finerank.models import fused
+from finerank.models import dropout, fused, packed
 from finerank.models.dropout import PooledDropout
 from tests.models.test_packed import CPU, batch_of
 
@@ -120,6 +120,15 @@ def test_a_step_is_the_same_again_and_without_gradients() -> None:
         torch.manual_seed(1)
         with torch.no_grad():  # gradient caching's first round: dropout, and no way back
             assert torch.equal(model(**batch).last_hidden_state, learned)
+
+
+def test_a_batch_that_was_seen_in_inference_is_learned_from() -> None:
+    packed.starts_of.cache_clear()
+    dropout._pool.cache_clear()
+    model, batch = model_of().train(), batch_of((9, 5, 3))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        model(**batch)
+    assert gradients(model, batch, torch.bfloat16)
 
 
 @pytest.mark.parametrize("shape", [(64, 32), (32, 64), (96, 96)])

@@ -52,6 +52,7 @@ def _drawn(count: int, p: float, dtype: torch.dtype) -> Tensor:
 @lru_cache(maxsize=4)
 def _pool(p: float, dtype: torch.dtype) -> Tensor:
     """Return ``POOL`` factors, drawn independently."""
-    with torch.random.fork_rng(devices=[]):
+    # Kept, and a tensor of inference mode may not be part of a way back.
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         torch.manual_seed(SEED)
         return _drawn(POOL, p, torch.float32).to(dtype)

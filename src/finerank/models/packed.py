@@ -77,7 +77,8 @@ def layout_of(mask: Tensor) -> Layout | None:
 def starts_of(runs: tuple[tuple[int, int, int], ...]) -> Tensor:
     """Return where each input of a layout's runs begins, and where the last one ends [N + 1]."""
     lengths = [length for _, count, length in runs for _ in range(count)]
-    return torch.tensor([0, *lengths]).cumsum(0)
+    with torch.inference_mode(False):  # kept, and a tensor of inference mode may not be part of a way back
+        return torch.tensor([0, *lengths]).cumsum(0)
 
 
 def tokens_of(hidden: Tensor, layout: Layout) -> Tensor:
