@@ -179,10 +179,8 @@ def _head_back(room, length, width, scale, target, stride):
             write_scores(room.query + rows, room.key_across, length, width, room.shades, room.scores)
             write_scores(room.above + rows, room.value_across, length, width, room.nothing, room.others)
             level, delta = room.level + 4 * first, room.delta + 4 * first
-            right = room.weights_right + half, room.slopes_right + half
-            _slopes(
-                room.scores, room.others, columns, factor, level, delta, room.slopes, steps * TILE, right[0], right[1]
-            )
+            weights, slopes, apart = room.weights_right + half, room.slopes_right + half, steps * TILE
+            _slopes(room.scores, room.others, columns, factor, level, delta, room.slopes, apart, weights, slopes)
             weigh(room.slopes, room.key_right, length, width, room.output)
             scatter(room.output, min(ROWS, length - first), width, scale, target + first * stride, stride)
         for part in range(0, width, 32):

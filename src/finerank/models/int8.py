@@ -19,8 +19,9 @@ from torch.profiler import record_function
 from finerank.models import packed
 from finerank.models.attention_kernels import scratch_size as attention_scratch_size
 from finerank.models.bert_block import behind, head_size, is_gelu, linears
-from finerank.models.int8_kernels import BLOCK, Norm, Weights, block, scratch_size
-from finerank.models.kernel_threads import scratch, share
+from finerank.models.int8_kernels import BLOCK, Weights, block, scratch_size
+from finerank.models.kernel_threads import marks, scratch, share
+from finerank.models.norm_kernels import Norm
 from finerank.models.tiled_attention import bits
 
 CHUNK = 256
@@ -43,8 +44,7 @@ class Block:
     ) -> None:
         self.projections = _laid_out(projections)
         self.layers = tuple(_laid_out([layer]) for layer in layers)
-        self.norms = tuple(Norm(_reals(norm.weight), _reals(norm.bias)) for norm in norms)
-        self.epsilons = tuple(norm.eps for norm in norms)
+        self.norms = tuple(Norm(_reals(norm.weight), _reals(norm.bias), np.float32(norm.eps)) for norm in norms)
         self.heads = heads
         self.inner = layers[1].out_features
 
@@ -56,14 +56,12 @@ class Block:
         by_head = states.view(count, 3, *shape), attended.view(count, *shape)
         rooms = bits(states), bits(by_head[0]), bits(attended), bits(by_head[1]), np.empty((self.heads, 0), np.float32)
         starts, chunks = packed.starts_of(runs).numpy(), _chunks(runs)
-        weights = self.projections, self.layers, self.norms, self.epsilons
+        weights = self.projections, self.layers, self.norms
         given = bits(tokens.contiguous()), *weights, rooms, bits(result)
         longest = max(length for _, _, length in runs)
         size = max(scratch_size(width, self.inner), attention_scratch_size(longest, shape[1]))
-        threads = min(torch.get_num_threads(), len(chunks) - 1)
-        marks = [(len(chunks) - 1) * place // threads for place in range(threads + 1)]
         with record_function("block in int8"):
-            share(lambda first, last: block(first, last, chunks, starts, *given, scratch(size)), marks)
+            share(lambda first, last: block(first, last, chunks, starts, *given, scratch(size)), marks(len(chunks) - 1))
         return result
 
 

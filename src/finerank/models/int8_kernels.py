@@ -27,6 +27,7 @@ from finerank.models.amx import (
     tile_zero,
 )
 from finerank.models.attention_kernels import attend
+from finerank.models.norm_kernels import statistics
 from finerank.models.vectors import (
     LANES,
     filled,
@@ -60,13 +61,6 @@ class Weights(NamedTuple):
 
     tiles: Any
     scale: Any
-    bias: Any
-
-
-class Norm(NamedTuple):
-    """A layer norm: float32 [W] each."""
-
-    weight: Any
     bias: Any
 
 
@@ -163,22 +157,14 @@ def _added(quantised, scales, count, weights, inner, residual, sums, target):
 
 
 @njit
-def _normed(source, count, width, norm, epsilon, target):
+def _normed(source, count, width, norm, target):
     """Write the layer norm of float32 [count, W] as bfloat16."""
-    share = np.float32(1) / np.float32(width)
     weight, bias = norm.weight.ctypes.data, norm.bias.ctypes.data
     for row in range(count):
         at = source + row * width * 4
-        whole = filled(np.float32(0))
+        mean, scale = statistics(at, width, norm.epsilon)
         for part in range(width // LANES):
-            whole = whole + load(at + 64 * part)
-        mean, squares = filled(total(whole) * share), filled(np.float32(0))
-        for part in range(width // LANES):
-            apart = load(at + 64 * part) - mean
-            squares = squares + apart * apart
-        factor = filled(np.float32(1) / np.float32(np.sqrt(total(squares) * share + epsilon)))
-        for part in range(width // LANES):
-            normed = (load(at + 64 * part) - mean) * factor * load(weight + 64 * part) + load(bias + 64 * part)
+            normed = (load(at + 64 * part) - mean) * scale * load(weight + 64 * part) + load(bias + 64 * part)
             store_bfloat16(target + row * width * 2 + 32 * part, normed)
 
 
@@ -200,7 +186,7 @@ def _project(first, last, tokens, weights, out, scratch):
 
 
 @njit
-def _finish(first, last, attended, tokens, layers, norms, epsilons, out, scratch):
+def _finish(first, last, attended, tokens, layers, norms, out, scratch):
     """Compute what stands behind the attention for tokens ``first`` to ``last`` of bfloat16 [T, W] -> [T, W].
 
     Args:
@@ -221,17 +207,17 @@ def _finish(first, last, attended, tokens, layers, norms, epsilons, out, scratch
         count, at = min(ROWS, last - start), start * width * 2
         _quantise(attended.ctypes.data + at, count, width, quantised, scales)
         _added(quantised, scales, count, output, width, tokens.ctypes.data + at, sums, reals)
-        _normed(reals, count, width, norms[0], np.float32(epsilons[0]), middle)
+        _normed(reals, count, width, norms[0], middle)
         _quantise(middle, count, width, quantised, scales)
         _applied(quantised, scales, count, up, width, True, sums, wide)
         _quantise(wide, count, inner, quantised, scales)
         _added(quantised, scales, count, down, inner, middle, sums, reals)
-        _normed(reals, count, width, norms[1], np.float32(epsilons[1]), out.ctypes.data + at)
+        _normed(reals, count, width, norms[1], out.ctypes.data + at)
     restore(scratch.ctypes.data)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def block(first, last, chunks, starts, tokens, projections, layers, norms, epsilons, rooms, out, scratch):
+def block(first, last, chunks, starts, tokens, projections, layers, norms, rooms, out, scratch):
     """Compute chunks ``first`` to ``last`` of a batch: bfloat16 tokens [T, W] -> [T, W].
 
     Args:
@@ -245,4 +231,4 @@ def block(first, last, chunks, starts, tokens, projections, layers, norms, epsil
         begin, end = chunks[chunk], chunks[chunk + 1]
         _project(starts[begin], starts[end], tokens, projections, states, scratch)
         attend(starts[begin : end + 1], scale, by_head, attended_by_head, levels, scratch)
-        _finish(starts[begin], starts[end], attended, tokens, layers, norms, epsilons, out, scratch)
+        _finish(starts[begin], starts[end], attended, tokens, layers, norms, out, scratch)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from finerank.models.amx import CONFIG, whole_tiles
@@ -21,6 +22,13 @@ def share(work: Callable[[int, int], None], marks: Sequence[int]) -> None:
     work(*ends[0])
     for other in others:
         other.result()
+
+
+def marks(count: int, unit: int = 1) -> list[int]:
+    """Return the ends of even shares of ``count`` for each of torch's threads, in whole units."""
+    units = count // unit
+    threads = max(min(torch.get_num_threads(), units), 1)
+    return [units * place // threads * unit for place in range(threads + 1)]
 
 
 @lru_cache(maxsize=1)

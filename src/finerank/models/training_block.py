@@ -20,14 +20,14 @@ from torch.profiler import record_function
 from finerank.models import gradient_kernels, packed, training_kernels
 from finerank.models.bert_block import behind, head_size, is_gelu, linears
 from finerank.models.dropout import PooledDropout
-from finerank.models.kernel_threads import scratch, share
+from finerank.models.kernel_threads import marks, scratch, share
+from finerank.models.norm_kernels import Norm
 from finerank.models.tiled_attention import attend, bits
-from finerank.models.training_kernels import Norm
+from finerank.models.vectors import LANES
 
 BRAIN = torch.bfloat16
 BLOCK = 32
 """What widths are multiples of."""
-LANES = 16
 
 
 class Stream(NamedTuple):
@@ -124,8 +124,8 @@ def _over_tokens(gradient: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     product = torch.empty(narrow.shape[1], wide.shape[1])
     across = torch.empty(wide.shape[1], narrow.shape[1]) if turned else torch.empty(0, 0)
     of_wide = torch.empty(wide.shape[1])
-    marks = _marks(wide.shape[1], BLOCK)
-    of_narrow = {first: torch.empty(narrow.shape[1]) for first in marks[:-1]}
+    ends = marks(wide.shape[1], BLOCK)
+    of_narrow = {first: torch.empty(narrow.shape[1]) for first in ends[:-1]}
     given = bits(narrow), bits(wide), product.numpy(), across.numpy()
     size = gradient_kernels.scratch_size(narrow.shape[1])
 
@@ -133,7 +133,7 @@ def _over_tokens(gradient: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         sums = of_narrow[first].numpy(), of_wide.numpy()
         gradient_kernels.over_tokens(first, last, *given, *sums, scratch(size))
 
-    _share("gradient of weights", work, marks, ())
+    _share("gradient of weights", work, ends, ())
     return (across, of_wide) if turned else (product, of_narrow[0])
 
 
@@ -143,7 +143,7 @@ class _Gelu(torch.autograd.Function):
         ctx.save_for_backward(states)
         activated = torch.empty_like(states)
         arrays = bits(states), bits(activated)
-        _share("gelu", training_kernels.activate, _marks(states.numel(), LANES), arrays)
+        _share("gelu", training_kernels.activate, marks(states.numel(), LANES), arrays)
         return activated
 
     @staticmethod
@@ -152,7 +152,7 @@ class _Gelu(torch.autograd.Function):
         (states,) = ctx.saved_tensors
         back = torch.empty_like(states)
         arrays = bits(states), bits(gradients[0].contiguous()), bits(back)
-        _share("gelu back", training_kernels.activate_back, _marks(states.numel(), LANES), arrays)
+        _share("gelu back", training_kernels.activate_back, marks(states.numel(), LANES), arrays)
         return back
 
 
@@ -174,7 +174,7 @@ class _AddNorm(torch.autograd.Function):
         ctx.epsilon = epsilon
         given = bits(states.contiguous()), bits(kept), _reals(residual.contiguous()), _norm(weight, bias, epsilon)
         made = _reals(sums), _reals(normed), bits(rounded)
-        _share("dropout, residual, norm", training_kernels.add_norm, _marks(len(states), 1), (*given, *made))
+        _share("dropout, residual, norm", training_kernels.add_norm, marks(len(states)), (*given, *made))
         return normed, rounded
 
     @staticmethod
@@ -183,8 +183,8 @@ class _AddNorm(torch.autograd.Function):
         sums, kept, weight, bias = ctx.saved_tensors
         count, width = sums.shape
         back, down = torch.empty_like(sums), torch.empty_like(sums, dtype=BRAIN)
-        marks = _marks(count, 1)
-        parts = {first: torch.empty(2, width) for first in marks[:-1]}
+        ends = marks(count)
+        parts = {first: torch.empty(2, width) for first in ends[:-1]}
         given = (
             _reals(sums), bits(kept), _reals(sums.new_empty(0) if above is None else above.contiguous()),
             bits(down.new_empty(0) if rounded is None else rounded.contiguous()), _norm(weight, bias, ctx.epsilon),
@@ -195,7 +195,7 @@ class _AddNorm(torch.autograd.Function):
         def work(first: int, last: int) -> None:
             training_kernels.add_norm_back(first, last, *given, *made, _reals(parts[first]), scratch(size))
 
-        _share("dropout, residual, norm back", work, marks, ())
+        _share("dropout, residual, norm back", work, ends, ())
         of_weight, of_bias = torch.stack([*parts.values()]).sum(0)
         return down, back, None, of_weight, of_bias, None
 
@@ -209,13 +209,6 @@ def _reals(tensor: Tensor) -> NDArray[np.float32]:
     return numbers
 
 
-def _share(name: str, kernel: Callable[..., None], marks: Sequence[int], arrays: Sequence[Any]) -> None:
+def _share(name: str, kernel: Callable[..., None], ends: Sequence[int], arrays: Sequence[Any]) -> None:
     with record_function(name):  # no operation of torch: a profile would not see it
-        share(lambda first, last: kernel(first, last, *arrays), marks)
-
-
-def _marks(count: int, unit: int) -> list[int]:
-    """Return the ends of even shares of ``count`` for each of torch's threads, in whole units."""
-    units = count // unit
-    threads = max(min(torch.get_num_threads(), units), 1)
-    return [units * place // threads * unit for place in range(threads + 1)]
+        share(lambda first, last: kernel(first, last, *arrays), ends)

@@ -9,12 +9,12 @@ Names: T tokens of N numbers. Activations and their gradients are bfloat16, the 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from finerank.models.amx import CONFIG
+from finerank.models.norm_kernels import statistics
 from finerank.models.vectors import (
     LANES,
     below,
@@ -57,27 +57,6 @@ def activate_back(first, last, states, above, back):
         store_bfloat16(target + 2 * place, load_bfloat16(given + 2 * place) * slope)
 
 
-class Norm(NamedTuple):
-    """A layer norm: weight and bias float32 [N], what is added to the variance."""
-
-    weight: Any
-    bias: Any
-    epsilon: Any
-
-
-@njit
-def _statistics(row, width, share, epsilon):
-    """Return the mean of float32 [N] and 1 / its standard deviation, as vectors."""
-    whole = filled(np.float32(0))
-    for part in range(width // LANES):
-        whole = whole + load(row + 64 * part)
-    mean, squares = filled(total(whole) * share), filled(np.float32(0))
-    for part in range(width // LANES):
-        apart = load(row + 64 * part) - mean
-        squares = squares + apart * apart
-    return mean, filled(np.float32(1) / np.float32(np.sqrt(total(squares) * share + epsilon)))
-
-
 @njit(nogil=True, error_model="numpy", cache=True)
 def add_norm(first, last, states, kept, residual, norm, sums, normed, rounded):
     """Add tokens ``first`` to ``last`` of bfloat16 states [T, N], times factors ``kept`` (or none: [0]), to a residual.
@@ -85,7 +64,6 @@ def add_norm(first, last, states, kept, residual, norm, sums, normed, rounded):
     Written are the sums, their layer norm, and that as bfloat16.
     """
     _, width = states.shape
-    share = np.float32(1) / np.float32(width)
     weight, bias = norm.weight.ctypes.data, norm.bias.ctypes.data
     for row in range(first, last):
         start = row * width
@@ -97,7 +75,7 @@ def add_norm(first, last, states, kept, residual, norm, sums, normed, rounded):
             if kept.size:
                 added = added * load_bfloat16(factor + 32 * part)
             store(at + 64 * part, added + load(old + 64 * part))
-        mean, scale = _statistics(at, width, share, norm.epsilon)
+        mean, scale = statistics(at, width, norm.epsilon)
         for part in range(width // LANES):
             value = (load(at + 64 * part) - mean) * scale * load(weight + 64 * part) + load(bias + 64 * part)
             store(aim + 64 * part, value)
@@ -119,7 +97,7 @@ def add_norm_back(first, last, sums, kept, above, rounded, norm, back, down, gra
         store(of_weight + 64 * part, filled(np.float32(0)))
     for row in range(first, last):
         at, start = sums.ctypes.data + 4 * row * width, row * width
-        mean, scale = _statistics(at, width, share, norm.epsilon)
+        mean, scale = statistics(at, width, norm.epsilon)
         flat, steep = filled(np.float32(0)), filled(np.float32(0))
         for part in range(width // LANES):
             place = start + LANES * part

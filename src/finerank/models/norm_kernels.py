@@ -1,0 +1,32 @@
+"""What kernels of layer norms share, compiled by numba for AVX-512."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from finerank.models.vectors import LANES, filled, load, total
+
+
+class Norm(NamedTuple):
+    """A layer norm: weight and bias float32 [N], what is added to the variance."""
+
+    weight: Any
+    bias: Any
+    epsilon: Any
+
+
+@njit
+def statistics(row, width, epsilon):
+    """Return the mean of float32 [N] and 1 / its standard deviation, as vectors."""
+    share = np.float32(1) / np.float32(width)
+    whole = filled(np.float32(0))
+    for part in range(width // LANES):
+        whole = whole + load(row + 64 * part)
+    mean, squares = filled(total(whole) * share), filled(np.float32(0))
+    for part in range(width // LANES):
+        apart = load(row + 64 * part) - mean
+        squares = squares + apart * apart
+    return mean, filled(np.float32(1) / np.float32(np.sqrt(total(squares) * share + epsilon)))
