@@ -14,20 +14,21 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from finerank.models.amx import CONFIG, TILE, add_products, configure, interleave, restore, transpose
-from finerank.models.attention_kernels import (
-    LOG2E,
-    ROWS,
-    expect,
-    gather,
-    lay_out,
-    lay_out_transposed,
-    padded,
-    scatter,
-    shade_columns,
-    weigh,
-    write_scores,
+from finerank.models.amx import (
+    CONFIG,
+    TILE,
+    add_products,
+    configure,
+    interleave,
+    restore,
+    tile_add_product,
+    tile_load,
+    tile_store,
+    tile_zero,
+    transpose,
 )
+from finerank.models.attention_kernels import LOG2E, expect, gather, lay_out, lay_out_transposed, padded
+from finerank.models.vector_functions import power_of_two
 from finerank.models.vectors import (
     FARTHEST,
     LANES,
@@ -35,8 +36,8 @@ from finerank.models.vectors import (
     load,
     load_bfloat16,
     load_filled,
-    power_of_two,
     prefetch,
+    shade,
     store,
     store_bfloat16,
     store_one,
@@ -44,6 +45,8 @@ from finerank.models.vectors import (
     total,
 )
 
+ROWS = 16
+"""Rows of scores that are computed at a time."""
 CHUNK = 256
 """Rows of weights that are kept at a time; a multiple of 32."""
 
@@ -53,6 +56,59 @@ def scratch_size(longest: int, width: int) -> int:
     columns = padded.py_func(longest)
     rows, scores, chunk = 2 * columns * width, 4 * ROWS * columns, 2 * columns * min(CHUNK, columns)
     return CONFIG + 13 * rows + 3 * scores + 2 * chunk + 4 * ROWS * width + 4 * 4 * columns + TILE
+
+
+@njit
+def _write_scores(left, right, length, width, shades, target):
+    """Write [16, D] times a transposed [P, D], plus a row that every row gets, as float32 [16, P]."""
+    columns = padded(length)
+    steps = width // 32
+    for block in range(columns // 32):
+        tile_load(0, shades + 128 * block, 0)
+        tile_load(1, shades + 128 * block + 64, 0)
+        for part in range(steps):
+            tile = right + (2 * block * steps + part) * TILE
+            tile_load(4, left + 64 * part, width * 2)
+            tile_load(5, tile, 64)
+            tile_load(6, tile + steps * TILE, 64)
+            tile_add_product(0, 4, 5)
+            tile_add_product(1, 4, 6)
+        tile_store(0, target + 128 * block, columns * 4)
+        tile_store(1, target + 128 * block + 64, columns * 4)
+
+
+@njit
+def _weigh(left, right, length, width, target):
+    """Write weights [16, P] times [P, D] as float32 [16, D]."""
+    inner = padded(length)
+    for part in range(width // 32):
+        tile_zero(0)
+        tile_zero(1)
+        for block in range(inner // 32):
+            tile = right + (block * (width // 16) + 2 * part) * TILE
+            tile_load(4, left + 64 * block, inner * 2)
+            tile_load(5, tile, 64)
+            tile_load(6, tile + TILE, 64)
+            tile_add_product(0, 4, 5)
+            tile_add_product(1, 4, 6)
+        tile_store(0, target + 128 * part, width * 4)
+        tile_store(1, target + 128 * part + 64, width * 4)
+
+
+@njit
+def _scatter(source, count, width, factor, target, stride):
+    """Write float32 [count, D], times a number, as rows of bfloat16 that lie ``stride`` apart."""
+    factors = filled(factor)
+    for row in range(count):
+        for part in range(width // LANES):
+            store_bfloat16(target + row * stride + 32 * part, load(source + (row * width + LANES * part) * 4) * factors)
+
+
+@njit
+def _shade_columns(length, target):
+    """Write P numbers: 0 for positions, the farthest for padding."""
+    for block in range(padded(length) // LANES):
+        store(target + 64 * block, shade(length - LANES * block))
 
 
 @njit
@@ -176,13 +232,13 @@ def _head_back(room, length, width, scale, target, stride):
         steps = min(CHUNK, columns - start) // 32
         for first in range(start, start + 32 * steps, ROWS):
             rows, half = 2 * first * width, (first - start) // 32 * TILE + first % 32 // ROWS * TILE // 2
-            write_scores(room.query + rows, room.key_across, length, width, room.shades, room.scores)
-            write_scores(room.above + rows, room.value_across, length, width, room.nothing, room.others)
+            _write_scores(room.query + rows, room.key_across, length, width, room.shades, room.scores)
+            _write_scores(room.above + rows, room.value_across, length, width, room.nothing, room.others)
             level, delta = room.level + 4 * first, room.delta + 4 * first
             weights, slopes, apart = room.weights_right + half, room.slopes_right + half, steps * TILE
             _slopes(room.scores, room.others, columns, factor, level, delta, room.slopes, apart, weights, slopes)
-            weigh(room.slopes, room.key_right, length, width, room.output)
-            scatter(room.output, min(ROWS, length - first), width, scale, target + first * stride, stride)
+            _weigh(room.slopes, room.key_right, length, width, room.output)
+            _scatter(room.output, min(ROWS, length - first), width, scale, target + first * stride, stride)
         for part in range(0, width, 32):
             left, apart = (part // 16 * (columns // 32) + start // 32) * TILE, columns // 32 * TILE
             for column in range(0, columns, 32):
@@ -209,7 +265,7 @@ def attend_back(starts, scale, states, attended, gradient, back, levels, scratch
     configure(base)
     for place in range(len(starts) - 1):
         start, length = starts[place], starts[place + 1] - starts[place]
-        shade_columns(length, room.shades)
+        _shade_columns(length, room.shades)
         for head in range(heads):
             inside = head * width * 2
             source = states.ctypes.data + start * 3 * row + inside

@@ -1,9 +1,13 @@
 """Attention by the tiles of a processor with AMX, compiled by numba; the way back: attention_back_kernels.
 
-Each input's heads are computed one by one from the packed queries, keys and values, 16 rows of scores at a time, which
+Each input's heads are computed one by one from the packed queries, keys and values, 32 rows of scores at a time, which
 stay in the processor's first cache from the product that makes them to the product that uses them up (the way of
 FlashAttention, Dao et al. 2022, without its blocks of keys: an encoder's inputs are short). Products are of bfloat16
 and add up in float32.
+
+Weights are powers of scores as they are. A softmax does not change where all scores of a row are shifted; that its
+largest one be 0 is only for the range of numbers, which float32 does not run out of with what models give. Where a sum
+of weights comes near that, its rows are computed again with their scores shifted.
 
 Names: L positions of an input, padded to P, a multiple of 32; D numbers of a head, a multiple of 32. All is addressed
 in bytes; what a kernel needs beside its arguments lies in ``scratch``, which Python keeps alive.
@@ -12,6 +16,7 @@ in bytes; what a kernel needs beside its arguments lies in ``scratch``, which Py
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -28,30 +33,37 @@ from finerank.models.amx import (
     tile_zero,
     transpose,
 )
+from finerank.models.vector_functions import inverse, logarithm_of_two, power_of_two
 from finerank.models.vectors import (
+    FARTHEST,
     LANES,
     filled,
     larger,
     largest,
     load,
-    power_of_two,
+    load_filled,
+    load_one,
     prefetch,
     prefetch_write,
     shade,
     store,
-    store_bfloat16,
-    total,
+    store_one,
+    store_two,
+    totals,
 )
 
 LOG2E = math.log2(math.e)
-ROWS = 16
+ROWS = 32
 """Rows of scores that are computed at a time."""
+LARGE = np.float32(2.0**60)
+"""What a sum of weights, and its inverse, are to stay below."""
 
 
 def scratch_size(longest: int, width: int) -> int:
     """Return the bytes of scratch memory for inputs of up to ``longest`` positions."""
     columns = padded.py_func(longest)
-    return CONFIG + 2 * 4 * columns * width + 6 * ROWS * columns + 4 * ROWS * width + TILE + 4 * columns
+    rows = 2 * columns * width
+    return CONFIG + 3 * rows + 8 * TILE + 2 * ROWS * columns + 6 * ROWS * width + 64 * ROWS + 12 * ROWS + 2 * 64
 
 
 @njit
@@ -97,80 +109,179 @@ def lay_out_transposed(rows, length, width, target):
 
 
 @njit
-def write_scores(left, right, length, width, shades, target):
-    """Write [16, D] times a transposed [P, D], plus a row that every row gets, as float32 [16, P]."""
-    columns = padded(length)
-    steps = width // 32
-    for block in range(columns // 32):
-        tile_load(0, shades + 128 * block, 0)
-        tile_load(1, shades + 128 * block + 64, 0)
-        for part in range(steps):
-            tile = right + (2 * block * steps + part) * TILE
-            tile_load(4, left + 64 * part, width * 2)
-            tile_load(5, tile, 64)
-            tile_load(6, tile + steps * TILE, 64)
-            tile_add_product(0, 4, 5)
-            tile_add_product(1, 4, 6)
-        tile_store(0, target + 128 * block, columns * 4)
-        tile_store(1, target + 128 * block + 64, columns * 4)
+def _scores(query, key, steps, shades, target):
+    """Write [32, D] times 32 keys, transposed, as float32 [32, 32]; ``shades`` are those of the keys, 0 for none."""
+    if shades:
+        tile_load(0, shades, 0)
+        tile_load(1, shades + 64, 0)
+        tile_load(2, shades, 0)
+        tile_load(3, shades + 64, 0)
+    else:
+        tile_zero(0)
+        tile_zero(1)
+        tile_zero(2)
+        tile_zero(3)
+    for part in range(steps):
+        tile_load(4, query + 64 * part, 64 * steps)
+        tile_load(5, query + ROWS // 2 * 64 * steps + 64 * part, 64 * steps)
+        tile_load(6, key + part * TILE, 64)
+        tile_load(7, key + (steps + part) * TILE, 64)
+        tile_add_product(0, 4, 6)
+        tile_add_product(1, 4, 7)
+        tile_add_product(2, 5, 6)
+        tile_add_product(3, 5, 7)
+    tile_store(0, target, 128)
+    tile_store(1, target + 64, 128)
+    tile_store(2, target + 2 * TILE, 128)
+    tile_store(3, target + 2 * TILE + 64, 128)
 
 
 @njit
-def weigh(left, right, length, width, target):
-    """Write weights [16, P] times [P, D] as float32 [16, D]."""
-    inner = padded(length)
+def _weigh(scores, count, factors, shifts, sums, weights, apart):
+    """Write the weights of scores [32, 32] as two tiles that lie ``apart``, and add them to vectors [32, 16]."""
+    for row in range(count):
+        shift = load_filled(shifts + 4 * row)
+        left = power_of_two(load(scores + 128 * row) * factors - shift)
+        right = power_of_two(load(scores + 128 * row + 64) * factors - shift)
+        store_two(weights + row // 16 * apart + row % 16 * 64, left, right)
+        store(sums + 64 * row, load(sums + 64 * row) + left + right)
+
+
+@njit
+def _weights(room, count, length, steps, factor):
+    """Write the weights of ``count`` rows, not yet divided by their sums, as tiles [2, P / 32]; and these sums.
+
+    A block's scores are on their way while those of the block before become weights.
+    """
+    factors = filled(factor)
+    for row in range(ROWS):
+        store(room.sums + 64 * row, filled(np.float32(0 if row < count else 1)))
+    blocks = padded(length) // 32
+    for block in range(blocks + 1):
+        if block < blocks:
+            shades = room.shades if block == length // 32 else 0
+            _scores(room.query, room.key + 2 * block * steps * TILE, steps, shades, room.scores + block % 2 * 4 * TILE)
+        if block > 0:
+            scores, weights = room.scores + (block - 1) % 2 * 4 * TILE, room.weights + (block - 1) * TILE
+            _weigh(scores, count, factors, room.shifts, room.sums, weights, blocks * TILE)
+
+
+@njit
+def _shift(room, count, length, steps, factor):
+    """Write how far the scores of each row are to be shifted so that the largest one is 0."""
+    for row in range(ROWS):
+        store(room.sums + 64 * row, filled(np.float32(FARTHEST)))
+    for block in range(padded(length) // 32):
+        shades = room.shades if block == length // 32 else 0
+        _scores(room.query, room.key + 2 * block * steps * TILE, steps, shades, room.scores)
+        for row in range(count):
+            both = larger(load(room.scores + 128 * row), load(room.scores + 128 * row + 64))
+            store(room.sums + 64 * row, larger(load(room.sums + 64 * row), both))
+    for row in range(count):
+        store_one(room.shifts + 4 * row, largest(load(room.sums + 64 * row)) * factor)
+
+
+@njit
+def _sum_up(room, leveled):
+    """Write the inverses of rows' sums of weights, and log2 of them; say whether they are in the middle of float32."""
+    sound = True
+    for half in range(ROWS // LANES):
+        whole = totals(room.sums + half * TILE)
+        over = inverse(whole)
+        store(room.inverses + 64 * half, over)
+        if leveled:
+            store(room.levels + 64 * half, logarithm_of_two(whole) + load(room.shifts + 64 * half))
+        sound = sound and largest(whole) < LARGE and largest(over) < LARGE
+    return sound
+
+
+@njit
+def _add_up(weights, value, blocks, width, target):
+    """Write weights [32, P] times [P, D] as float32 [32, D]."""
     for part in range(width // 32):
         tile_zero(0)
         tile_zero(1)
-        for block in range(inner // 32):
-            tile = right + (block * (width // 16) + 2 * part) * TILE
-            tile_load(4, left + 64 * block, inner * 2)
-            tile_load(5, tile, 64)
-            tile_load(6, tile + TILE, 64)
-            tile_add_product(0, 4, 5)
-            tile_add_product(1, 4, 6)
-        tile_store(0, target + 128 * part, width * 4)
-        tile_store(1, target + 128 * part + 64, width * 4)
-
-
-@njit
-def scatter(source, count, width, factor, target, stride):
-    """Write float32 [count, D], times a number, as rows of bfloat16 that lie ``stride`` apart."""
-    factors = filled(factor)
-    for row in range(count):
-        for part in range(width // LANES):
-            store_bfloat16(target + row * stride + 32 * part, load(source + (row * width + LANES * part) * 4) * factors)
-
-
-@njit
-def shade_columns(length, target):
-    """Write P numbers: 0 for positions, the farthest for padding."""
-    for block in range(padded(length) // LANES):
-        store(target + 64 * block, shade(length - LANES * block))
-
-
-@njit
-def _softmax(scores, count, length, factor, weights, sums, shifts):
-    """Write the weights [16, P] of scores [16, P], not yet divided by their sums, which stay vectors [16, 16].
-
-    In two rounds over the rows: one row would wait for its largest number, and for its sum.
-    """
-    blocks = padded(length) // LANES
-    for row in range(count):
-        line = scores + row * blocks * 64
-        best = load(line)
-        for block in range(1, blocks):
-            best = larger(best, load(line + 64 * block))
-        shifts[row] = largest(best) * factor
-    factors = filled(factor)
-    for row in range(count):
-        line, aim = scores + row * blocks * 64, weights + row * blocks * 32
-        shift, whole = filled(shifts[row]), filled(np.float32(0))
+        tile_zero(2)
+        tile_zero(3)
         for block in range(blocks):
-            weight = power_of_two(load(line + 64 * block) * factors - shift)
-            whole = whole + weight
-            store_bfloat16(aim + 32 * block, weight)
-        store(sums + 64 * row, whole)
+            tile = value + (block * (width // 16) + 2 * part) * TILE
+            tile_load(4, weights + block * TILE, 64)
+            tile_load(5, weights + (blocks + block) * TILE, 64)
+            tile_load(6, tile, 64)
+            tile_load(7, tile + TILE, 64)
+            tile_add_product(0, 4, 6)
+            tile_add_product(1, 4, 7)
+            tile_add_product(2, 5, 6)
+            tile_add_product(3, 5, 7)
+        aim = target + 128 * part
+        tile_store(0, aim, width * 4)
+        tile_store(1, aim + 64, width * 4)
+        tile_store(2, aim + 64 * width, width * 4)
+        tile_store(3, aim + 64 * width + 64, width * 4)
+
+
+@njit
+def _finish(room, count, width, target, stride):
+    """Write results [count, D], divided by the sums of their weights, as rows of bfloat16 that lie ``stride`` apart."""
+    for row in range(count):
+        over = load_filled(room.inverses + 4 * row)
+        for part in range(width // 32):
+            at = room.output + (row * width + 32 * part) * 4
+            store_two(target + row * stride + 64 * part, load(at) * over, load(at + 64) * over)
+
+
+class _Room(NamedTuple):
+    """Where attention keeps what it needs of a head, and of 32 rows: each an address."""
+
+    plain: int
+    key: int
+    value: int
+    query: int
+    scores: int
+    weights: int
+    output: int
+    sums: int
+    shifts: int
+    inverses: int
+    levels: int
+    shades: int
+
+
+@njit
+def _room(base, longest, width):
+    rows = 2 * longest * width
+    key = base + CONFIG + rows
+    query = key + 2 * rows
+    scores = query + 2 * ROWS * width
+    weights = scores + 8 * TILE
+    output = weights + 2 * ROWS * longest
+    sums = output + 4 * ROWS * width
+    shifts = sums + 64 * ROWS
+    return _Room(
+        base + CONFIG, key, key + rows, query, scores, weights, output, sums,
+        shifts, shifts + 4 * ROWS, shifts + 8 * ROWS, shifts + 12 * ROWS,
+    )  # fmt: skip
+
+
+@njit
+def _attend_head(room, length, width, factor, source, target, stride, levels):
+    """Attend with one head, whose keys and values are laid out; ``stride`` is from row to row of what is attended."""
+    steps, leveled = width // 32, len(levels) > 0
+    for first in range(0, length, ROWS):
+        count = min(ROWS, length - first)
+        gather(source + 3 * first * stride, 3 * stride, count, width, room.query)
+        expect(target + first * stride, stride, count, width)
+        store(room.shifts, filled(np.float32(0)))
+        store(room.shifts + 64, filled(np.float32(0)))
+        _weights(room, count, length, steps, factor)
+        if not _sum_up(room, leveled):
+            _shift(room, count, length, steps, factor)
+            _weights(room, count, length, steps, factor)
+            _sum_up(room, leveled)
+        _add_up(room.weights, room.value, padded(length) // 32, width, room.output)
+        _finish(room, count, width, target + first * stride, stride)
+        for row in range(min(count, len(levels) - first)):
+            levels[first + row] = load_one(room.levels + 4 * row)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -179,40 +290,19 @@ def attend(starts, scale, states, attended, levels, scratch):
     _, _, heads, width = states.shape
     row = 2 * heads * width
     factor = np.float32(scale * LOG2E)
-    shifts = np.empty(ROWS, np.float32)
-    whole_rows = 2 * width * padded(np.diff(starts).max())
     base = scratch.ctypes.data
-    query = base + CONFIG
-    plain = query + whole_rows
-    key = plain + whole_rows
-    value = key + whole_rows
-    scores = value + whole_rows
-    weights = scores + whole_rows // width * 2 * ROWS
-    output = weights + whole_rows // width * ROWS
-    sums = output + 4 * ROWS * width
-    shades = sums + TILE
+    room = _room(base, padded(np.diff(starts).max()), width)
     configure(base)
     for place in range(len(starts) - 1):
         start, length = starts[place], starts[place + 1] - starts[place]
-        shade_columns(length, shades)
+        for part in range(2):
+            store(room.shades + 64 * part, shade(length % 32 - LANES * part))
         for head in range(heads):
             source = states.ctypes.data + start * 3 * row + head * width * 2
             target = attended.ctypes.data + start * row + head * width * 2
-            gather(source, 3 * row, length, width, query)
-            gather(source + row, 3 * row, length, width, plain)
-            lay_out_transposed(plain, length, width, key)
-            gather(source + 2 * row, 3 * row, length, width, plain)
-            lay_out(plain, length, width, value)
-            expect(target, row, length, width)
-            for first in range(0, length, ROWS):
-                count = min(ROWS, length - first)
-                write_scores(query + first * width * 2, key, length, width, shades, scores)
-                _softmax(scores, count, length, factor, weights, sums, shifts)
-                weigh(weights, value, length, width, output)
-                for nth in range(count):
-                    whole = total(load(sums + 64 * nth))
-                    if levels.size:
-                        levels[head, start + first + nth] = shifts[nth] + np.float32(math.log2(whole))
-                    at = target + (first + nth) * row
-                    scatter(output + nth * width * 4, 1, width, np.float32(1) / whole, at, row)
+            gather(source + row, 3 * row, length, width, room.plain)
+            lay_out_transposed(room.plain, length, width, room.key)
+            gather(source + 2 * row, 3 * row, length, width, room.plain)
+            lay_out(room.plain, length, width, room.value)
+            _attend_head(room, length, width, factor, source, target, row, levels[head, start : start + length])
     restore(base)

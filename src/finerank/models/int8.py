@@ -50,19 +50,28 @@ class Block:
 
     def __call__(self, tokens: Tensor, runs: tuple[tuple[int, int, int], ...]) -> Tensor:
         """Run the block over the real tokens [T, W] of a batch, in bfloat16 (``packed.Layout.runs``)."""
-        count, width = tokens.shape
-        states, attended, result = tokens.new_empty(count, 3 * width), *map(torch.empty_like, (tokens, tokens))
+        _, width = tokens.shape
+        result, chunks = torch.empty_like(tokens), _chunks(runs)
+        starts = packed.starts_of(runs).numpy()
+        given = bits(tokens.contiguous()), self.projections, self.layers, self.norms
+        longest = max(length for _, _, length in runs)
+        size = max(scratch_size(width, self.inner), attention_scratch_size(longest, width // self.heads))
+        most = int(np.diff(starts[chunks]).max())
+
+        def work(first: int, last: int) -> None:
+            block(first, last, chunks, starts, *given, self._rooms(most, width), bits(result), scratch(size))
+
+        with record_function("block in int8"):
+            share(work, marks(len(chunks) - 1))
+        return result
+
+    def _rooms(self, count: int, width: int) -> tuple[NDArray[Any], ...]:
+        """Return memory for a chunk of ``count`` tokens (``int8_kernels.block``)."""
+        states, attended = (torch.empty(count, size, dtype=torch.bfloat16) for size in (3 * width, width))
         shape = self.heads, width // self.heads
         by_head = states.view(count, 3, *shape), attended.view(count, *shape)
-        rooms = bits(states), bits(by_head[0]), bits(attended), bits(by_head[1]), np.empty((self.heads, 0), np.float32)
-        starts, chunks = packed.starts_of(runs).numpy(), _chunks(runs)
-        weights = self.projections, self.layers, self.norms
-        given = bits(tokens.contiguous()), *weights, rooms, bits(result)
-        longest = max(length for _, _, length in runs)
-        size = max(scratch_size(width, self.inner), attention_scratch_size(longest, shape[1]))
-        with record_function("block in int8"):
-            share(lambda first, last: block(first, last, chunks, starts, *given, scratch(size)), marks(len(chunks) - 1))
-        return result
+        levels = np.empty((self.heads, 0), np.float32)
+        return bits(states), bits(by_head[0]), bits(attended), bits(by_head[1]), levels
 
 
 @lru_cache(maxsize=64)

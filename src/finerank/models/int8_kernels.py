@@ -28,10 +28,10 @@ from finerank.models.amx import (
 )
 from finerank.models.attention_kernels import attend
 from finerank.models.norm_kernels import statistics
+from finerank.models.vector_functions import gelu
 from finerank.models.vectors import (
     LANES,
     filled,
-    gelu,
     larger,
     largest,
     load,
@@ -170,7 +170,7 @@ def _normed(source, count, width, norm, target):
 
 @njit
 def _project(first, last, tokens, weights, out, scratch):
-    """Apply a layer to tokens ``first`` to ``last`` of bfloat16 [T, W] -> bfloat16 [T, N]."""
+    """Apply a layer to tokens ``first`` to ``last`` of bfloat16 [T, W] -> bfloat16 [last - first, N]."""
     _, width = tokens.shape
     columns = len(weights.bias)
     scales = scratch.ctypes.data + CONFIG
@@ -180,7 +180,7 @@ def _project(first, last, tokens, weights, out, scratch):
     for start in range(first, last, ROWS):
         count = min(ROWS, last - start)
         _quantise(tokens.ctypes.data + start * width * 2, count, width, quantised, scales)
-        target = out.ctypes.data + start * columns * 2
+        target = out.ctypes.data + (start - first) * columns * 2
         _applied(quantised, scales, count, weights, width, False, sums, target)
     restore(scratch.ctypes.data)
 
@@ -190,7 +190,7 @@ def _finish(first, last, attended, tokens, layers, norms, out, scratch):
     """Compute what stands behind the attention for tokens ``first`` to ``last`` of bfloat16 [T, W] -> [T, W].
 
     Args:
-        attended: the heads' outputs; ``tokens`` went into the block.
+        attended: the heads' outputs [last - first, W]; ``tokens`` went into the block.
         layers: the attention's output, the feed-forward layers up and down; ``norms`` behind the first and the last.
     """
     _, width = tokens.shape
@@ -205,7 +205,7 @@ def _finish(first, last, attended, tokens, layers, norms, out, scratch):
     configure(scratch.ctypes.data)
     for start in range(first, last, ROWS):
         count, at = min(ROWS, last - start), start * width * 2
-        _quantise(attended.ctypes.data + at, count, width, quantised, scales)
+        _quantise(attended.ctypes.data + (start - first) * width * 2, count, width, quantised, scales)
         _added(quantised, scales, count, output, width, tokens.ctypes.data + at, sums, reals)
         _normed(reals, count, width, norms[0], middle)
         _quantise(middle, count, width, quantised, scales)
@@ -222,13 +222,14 @@ def block(first, last, chunks, starts, tokens, projections, layers, norms, rooms
 
     Args:
         chunks: numbers of the inputs that chunks begin with; ``starts``: where inputs begin; the end behind the last.
-        rooms: for queries, keys and values [T, 3 W], the same as [T, 3, H, D], what is attended [T, W], the same as
-            [T, H, D], and none of attention's levels, float32 [H, 0].
+        rooms: for a chunk's queries, keys and values [C, 3 W], the same as [C, 3, H, D], what is attended [C, W], the
+            same as [C, H, D], and none of attention's levels, float32 [H, 0]. Each thread's own, so that they stay in
+            its second cache.
     """
     states, by_head, attended, attended_by_head, levels = rooms
     scale = np.float64(by_head.shape[3]) ** -0.5
     for chunk in range(first, last):
         begin, end = chunks[chunk], chunks[chunk + 1]
         _project(starts[begin], starts[end], tokens, projections, states, scratch)
-        attend(starts[begin : end + 1], scale, by_head, attended_by_head, levels, scratch)
+        attend(starts[begin : end + 1] - starts[begin], scale, by_head, attended_by_head, levels, scratch)
         _finish(starts[begin], starts[end], attended, tokens, layers, norms, out, scratch)

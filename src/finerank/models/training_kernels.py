@@ -15,13 +15,12 @@ from numba import njit
 
 from finerank.models.amx import CONFIG
 from finerank.models.norm_kernels import statistics
+from finerank.models.vector_functions import below, power_of_two
 from finerank.models.vectors import (
     LANES,
-    below,
     filled,
     load,
     load_bfloat16,
-    power_of_two,
     store,
     store_bfloat16,
     total,

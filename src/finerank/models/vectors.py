@@ -26,12 +26,7 @@ FARTHEST = -1e30
 
 BYTE, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 HALVES, WORDS, REALS = (ir.VectorType(kind, LANES) for kind in (I16, I32, F32))
-_FLAGS = ("contract", "reassoc", "nsz", "arcp")
-_POWERS_OF_TWO = (0.99992264, 0.69098249, 0.22997734, 0.03895358)
-_SHARE_BELOW = (0.39787975, -0.064568728, 8.7706046e-3, -8.1368082e-4, 4.7923786e-5, -1.5971228e-6, 2.2754493e-8)
-_REACH = 4.0
-_ERROR_FUNCTION = (0.0, 0.127414796, -0.142248368, 0.7107068705, -0.7265760135, 0.5307027145)
-"""Half of Abramowitz and Stegun's coefficients, 7.1.26."""
+FLAGS = ("contract", "reassoc", "nsz", "arcp")
 
 
 class _Brain(ir.types.Type):
@@ -85,17 +80,17 @@ def pointer(builder: Any, address: Any, kind: Any = BYTE) -> Any:
     return builder.inttoptr(address, kind.as_pointer())
 
 
-def _splat(kind: Any, value: float) -> Any:
+def splat(kind: Any, value: float) -> Any:
     return ir.Constant(kind, [value] * LANES)
 
 
-def _spread(builder: Any, kind: Any, value: Any) -> Any:
+def spread(builder: Any, kind: Any, value: Any) -> Any:
     """Return a vector of a value."""
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
-    return builder.shuffle_vector(one, one, _splat(WORDS, 0))
+    return builder.shuffle_vector(one, one, splat(WORDS, 0))
 
 
-def _float(value: float) -> float:
+def single(value: float) -> float:
     return float(np.float32(value))
 
 
@@ -137,7 +132,7 @@ def load_bfloat16(context: Any, address: Any) -> Any:
 
     def build(b: Any, at: Any) -> Any:
         halves = b.zext(b.load(pointer(b, at, HALVES), align=2), WORDS)
-        return b.bitcast(b.shl(halves, _splat(WORDS, 16)), REALS)
+        return b.bitcast(b.shl(halves, splat(WORDS, 16)), REALS)
 
     return emitting(VECTOR, [types.int64], build)
 
@@ -153,14 +148,32 @@ def store_bfloat16(context: Any, address: Any, vector: Any) -> Any:
     return emitting(types.void, [types.int64, VECTOR], build)
 
 
+def _rounded(b: Any, first: Any, second: Any) -> Any:
+    """Return two vectors as 32 bfloat16: one conversion of both costs little more than one of each."""
+    brains = call(b, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", ir.VectorType(_Brain(), 2 * LANES), second, first)
+    return b.bitcast(brains, ir.VectorType(I16, 2 * LANES))
+
+
+@intrinsic
+def store_two(context: Any, address: Any, first: Any, second: Any) -> Any:
+    """Write the numbers of two vectors, rounded to bfloat16, one after the other."""
+
+    def build(b: Any, at: Any, first: Any, second: Any) -> None:
+        numbers = _rounded(b, first, second)
+        b.store(numbers, pointer(b, at, numbers.type), align=2)
+
+    return emitting(types.void, [types.int64, VECTOR, VECTOR], build)
+
+
 @intrinsic
 def store_pairs(context: Any, address: Any, first: Any, second: Any) -> Any:
     """Write 16 numbers of each of two vectors, rounded to bfloat16, as 16 pairs."""
-    brains = ir.VectorType(_Brain(), LANES)
+    places = [place // 2 + (place % 2) * LANES for place in range(2 * LANES)]
 
     def build(b: Any, at: Any, first: Any, second: Any) -> None:
-        low, high = (b.zext(b.bitcast(b.fptrunc(v, brains), HALVES), WORDS) for v in (first, second))
-        b.store(b.or_(low, b.shl(high, _splat(WORDS, 16))), pointer(b, at, WORDS), align=4)
+        numbers = _rounded(b, first, second)
+        pairs = b.shuffle_vector(numbers, numbers, ir.Constant(ir.VectorType(I32, 2 * LANES), places))
+        b.store(pairs, pointer(b, at, pairs.type), align=4)
 
     return emitting(types.void, [types.int64, VECTOR, VECTOR], build)
 
@@ -168,13 +181,13 @@ def store_pairs(context: Any, address: Any, first: Any, second: Any) -> Any:
 @intrinsic
 def filled(context: Any, value: Any) -> Any:
     """Return a vector of one number."""
-    return emitting(VECTOR, [types.float32], lambda b, value: _spread(b, REALS, value))
+    return emitting(VECTOR, [types.float32], lambda b, value: spread(b, REALS, value))
 
 
 @intrinsic
 def load_filled(context: Any, address: Any) -> Any:
     """Return a vector of one float32."""
-    return emitting(VECTOR, [types.int64], lambda b, at: _spread(b, REALS, b.load(pointer(b, at, F32), align=4)))
+    return emitting(VECTOR, [types.int64], lambda b, at: spread(b, REALS, b.load(pointer(b, at, F32), align=4)))
 
 
 @intrinsic
@@ -210,7 +223,7 @@ def store_one(context: Any, address: Any, value: Any) -> Any:
 def _arithmetic(name: str) -> Any:
     @intrinsic
     def of_two(context: Any, left: Any, right: Any) -> Any:
-        return emitting(VECTOR, [VECTOR, VECTOR], lambda b, x, y: getattr(b, name)(x, y, flags=_FLAGS))
+        return emitting(VECTOR, [VECTOR, VECTOR], lambda b, x, y: getattr(b, name)(x, y, flags=FLAGS))
 
     return of_two
 
@@ -226,14 +239,14 @@ _overload(operator.sub, _arithmetic("fsub"))
 _overload(operator.mul, _arithmetic("fmul"))
 
 
-def _larger(b: Any, x: Any, y: Any) -> Any:
+def larger_of(b: Any, x: Any, y: Any) -> Any:
     return b.select(b.fcmp_ordered("<", y, x), x, y)  # as the processor has it: y where either is not a number
 
 
 @intrinsic
 def larger(context: Any, left: Any, right: Any) -> Any:
     """Return the larger of each two numbers; the right one where either is NaN."""
-    return emitting(VECTOR, [VECTOR, VECTOR], _larger)
+    return emitting(VECTOR, [VECTOR, VECTOR], larger_of)
 
 
 def _folded(b: Any, vector: Any, combine: Callable[..., Any]) -> Any:
@@ -249,13 +262,31 @@ def _folded(b: Any, vector: Any, combine: Callable[..., Any]) -> Any:
 @intrinsic
 def largest(context: Any, vector: Any) -> Any:
     """Return the largest number."""
-    return emitting(types.float32, [VECTOR], lambda b, v: _folded(b, v, _larger))
+    return emitting(types.float32, [VECTOR], lambda b, v: _folded(b, v, larger_of))
 
 
 @intrinsic
 def total(context: Any, vector: Any) -> Any:
     """Return the sum of the numbers."""
     return emitting(types.float32, [VECTOR], lambda b, v: _folded(b, v, lambda b, *two: b.fadd(*two)))
+
+
+@intrinsic
+def totals(context: Any, address: Any) -> Any:
+    """Return the sums of 16 vectors that lie one after the other: the first one's in the first place, and so on."""
+
+    def build(b: Any, at: Any) -> Any:
+        rows = [b.load(pointer(b, b.add(at, ir.Constant(I64, 64 * row)), REALS), align=4) for row in range(LANES)]
+        size = 1  # of two rows' numbers, those whose place has this bit are to come from the second one
+        while size < LANES:
+            own = ir.Constant(WORDS, [lane + LANES * bool(lane & size) for lane in range(LANES)])
+            other = ir.Constant(WORDS, [(lane ^ size) + LANES * bool(lane & size) for lane in range(LANES)])
+            pairs = list(zip(rows[::2], rows[1::2]))
+            rows = [b.fadd(b.shuffle_vector(*pair, own), b.shuffle_vector(*pair, other)) for pair in pairs]
+            size *= 2
+        return rows[0]
+
+    return emitting(VECTOR, [types.int64], build)
 
 
 @intrinsic
@@ -271,79 +302,13 @@ def magnitude(context: Any, vector: Any) -> Any:
     return emitting(VECTOR, [VECTOR], lambda b, v: call(b, "llvm.fabs.v16f32", REALS, v))
 
 
-def _polynomial(b: Any, coefficients: Sequence[float], x: Any) -> Any:
-    """Return a polynomial's values; the constant comes first."""
-    value = _splat(REALS, _float(coefficients[-1]))
-    for coefficient in coefficients[-2::-1]:
-        value = b.fadd(b.fmul(value, x, flags=_FLAGS), _splat(REALS, _float(coefficient)), flags=_FLAGS)
-    return value
-
-
-@intrinsic
-def gelu(context: Any, vector: Any) -> Any:
-    """Return each number times the share of a normal distribution that lies below it; to 2e-4.
-
-    That share is 0.5 and an odd polynomial of the 13th degree (least squares, weighted towards the least largest error
-    of the result) of what is held between -4 and 4: int8, which it is made for, is a hundred times as coarse.
-    """
-
-    def build(b: Any, x: Any) -> Any:
-        near = _larger(b, _splat(REALS, -_REACH), x)
-        near = b.select(b.fcmp_ordered("<", _splat(REALS, _REACH), near), _splat(REALS, _REACH), near)
-        odd = b.fmul(_polynomial(b, _SHARE_BELOW, b.fmul(near, near)), near, flags=_FLAGS)
-        return b.fmul(b.fadd(odd, _splat(REALS, 0.5), flags=_FLAGS), x)
-
-    return emitting(VECTOR, [VECTOR], build)
-
-
-def _inverse(b: Any, x: Any) -> Any:
-    """Return 1 / x, to 6e-5 of itself."""
-    mask = ir.IntType(LANES)
-    return call(b, "llvm.x86.avx512.rcp14.ps.512", REALS, x, _splat(REALS, 0.0), ir.Constant(mask, 2**LANES - 1))
-
-
-@intrinsic
-def below(context: Any, vector: Any, bell: Any) -> Any:
-    """Return the share of a normal distribution that lies below each number x, given e to the power of -x² / 2.
-
-    Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: to 1e-4, as ``bell`` and divisions are.
-    """
-
-    def build(b: Any, x: Any, bell: Any) -> Any:
-        far = b.fmul(call(b, "llvm.fabs.v16f32", REALS, x), _splat(REALS, _float(0.3275911 * 0.5**0.5)))
-        near = _inverse(b, b.fadd(far, _splat(REALS, 1.0)))
-        tail = b.fmul(_polynomial(b, _ERROR_FUNCTION, near), bell)
-        return b.select(b.fcmp_ordered("<", x, _splat(REALS, 0.0)), tail, b.fsub(_splat(REALS, 1.0), tail))
-
-    return emitting(VECTOR, [VECTOR, VECTOR], build)
-
-
-@intrinsic
-def power_of_two(context: Any, vector: Any) -> Any:
-    """Return 2 to the power of each number, none above 0; to 1e-4 of itself, and 5e-20 for the smallest.
-
-    Whole places go into the exponent; the rest, in (-1, 0], through a polynomial of the third degree (least squares of
-    the relative error at 64 Chebyshev nodes): bfloat16, which it is made for, is forty times as coarse.
-    """
-
-    def build(b: Any, x: Any) -> Any:
-        x = _larger(b, _splat(REALS, -64.0), x)
-        whole = b.fptosi(x, WORDS)
-        rest = b.fsub(x, b.sitofp(whole, REALS))
-        value = _polynomial(b, _POWERS_OF_TWO, rest)
-        bits = b.add(b.bitcast(value, WORDS), b.shl(whole, _splat(WORDS, 23)))
-        return b.bitcast(bits, REALS)
-
-    return emitting(VECTOR, [VECTOR], build)
-
-
 @intrinsic
 def shade(context: Any, count: Any) -> Any:
     """Return 0 in the first ``count`` places of a vector and ``FARTHEST`` in the others."""
 
     def build(b: Any, count: Any) -> Any:
         places = ir.Constant(ir.VectorType(I64, LANES), list(range(LANES)))
-        many = _spread(b, places.type, count)
-        return b.select(b.icmp_signed("<", places, many), _splat(REALS, 0.0), _splat(REALS, _float(FARTHEST)))
+        many = spread(b, places.type, count)
+        return b.select(b.icmp_signed("<", places, many), splat(REALS, 0.0), splat(REALS, single(FARTHEST)))
 
     return emitting(VECTOR, [types.int64], build)
