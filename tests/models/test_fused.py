@@ -161,7 +161,8 @@ def test_weights_in_float32_are_not_held_twice() -> None:
     model = BertModel(BertConfig(**SIZES)).eval().requires_grad_(False)
     fused.install(model, CPU)
     fused_results(model, batch_of())
-    (_, (first, *_)) = fused._LAID_OUT[model.encoder]
+    _, forms = fused._LAID_OUT[model.encoder]
+    ((first, *_),) = forms.values()
     assert first.parts[2].weight.data_ptr() == model.encoder.layer[0].intermediate.dense.weight.data_ptr()
 
 

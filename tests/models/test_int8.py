@@ -70,12 +70,7 @@ def test_an_outlying_token_does_not_coarsen_the_others() -> None:
 
     torch.manual_seed(0)
     block = bert().encoder.layer[0]
-    own = block.attention.self
-    linears = (
-        (own.query, own.key, own.value),
-        (block.attention.output.dense, block.intermediate.dense, block.output.dense),
-    )
-    in_int8 = Block(*linears, (block.attention.output.LayerNorm, block.output.LayerNorm), 4)
+    in_int8 = Block(block)
     tokens = torch.randn(6, 128).to(torch.bfloat16)
     alone = in_int8(tokens, ((0, 2, 3),))
     tokens[:3] *= 1000

@@ -18,6 +18,7 @@ from finerank.models.vectors import BYTE, HALVES, I32, I64, LANES, WORDS, call, 
 
 TILE = 1024
 """Bytes of a tile."""
+HALF = TILE // 2
 LINE = 64
 """Bytes of a line of the cache."""
 
@@ -118,6 +119,17 @@ _load_config, _store_config = _on_config("llvm.x86.ldtilecfg"), _on_config("llvm
 
 
 @njit
+def expect_near(address):
+    """Have half a tile brought into the first cache: tiles are too large for what the processor fetches by itself.
+
+    To stand before each product: where a core is shared, products that follow each other closely take up to twice as
+    long as with eight instructions between them (benchmarks/README.md), whatever these are.
+    """
+    for line in range(0, HALF, LINE):
+        prefetch_near(address + line)
+
+
+@njit
 def add_products(left, left_apart, right, right_apart, steps, sums, stride, begins):
     """Add the product of two by two rows of ``steps`` tiles each to float32 [32, 32] whose rows lie ``stride`` apart.
 
@@ -141,12 +153,13 @@ def add_products(left, left_apart, right, right_apart, steps, sums, stride, begi
         tile_load(6, right + at, 64)
         tile_load(7, right + right_apart + at, 64)
         tile_load(5, left + left_apart + at, 64)
-        for line in range(2 * TILE, 3 * TILE, LINE):  # tiles are too large for what the processor fetches by itself
-            prefetch_near(left + at + line)
-            prefetch_near(left + left_apart + at + line)
+        expect_near(left + at + 2 * TILE)
         tile_add_product(0, 4, 6)
+        expect_near(left + at + 2 * TILE + HALF)
         tile_add_product(1, 4, 7)
+        expect_near(left + left_apart + at + 2 * TILE)
         tile_add_product(2, 5, 6)
+        expect_near(left + left_apart + at + 2 * TILE + HALF)
         tile_add_product(3, 5, 7)
     tile_store(0, sums, stride)
     tile_store(1, sums + 64, stride)

@@ -19,6 +19,7 @@ from finerank.models.amx import (
     TILE,
     add_products,
     configure,
+    expect_near,
     interleave,
     restore,
     tile_add_product,
@@ -71,7 +72,9 @@ def _write_scores(left, right, length, width, shades, target):
             tile_load(4, left + 64 * part, width * 2)
             tile_load(5, tile, 64)
             tile_load(6, tile + steps * TILE, 64)
+            expect_near(tile + 2 * steps * TILE)
             tile_add_product(0, 4, 5)
+            expect_near(tile + 3 * steps * TILE)
             tile_add_product(1, 4, 6)
         tile_store(0, target + 128 * block, columns * 4)
         tile_store(1, target + 128 * block + 64, columns * 4)
@@ -89,7 +92,9 @@ def _weigh(left, right, length, width, target):
             tile_load(4, left + 64 * block, inner * 2)
             tile_load(5, tile, 64)
             tile_load(6, tile + TILE, 64)
+            expect_near(tile + width // 16 * TILE)
             tile_add_product(0, 4, 5)
+            expect_near(tile + width // 16 * TILE + TILE)
             tile_add_product(1, 4, 6)
         tile_store(0, target + 128 * part, width * 4)
         tile_store(1, target + 128 * part + 64, width * 4)

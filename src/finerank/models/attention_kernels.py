@@ -23,8 +23,10 @@ from numba import njit
 
 from finerank.models.amx import (
     CONFIG,
+    HALF,
     TILE,
     configure,
+    expect_near,
     interleave,
     restore,
     tile_add_product,
@@ -126,9 +128,14 @@ def _scores(query, key, steps, shades, target):
         tile_load(5, query + ROWS // 2 * 64 * steps + 64 * part, 64 * steps)
         tile_load(6, key + part * TILE, 64)
         tile_load(7, key + (steps + part) * TILE, 64)
+        following = key + 2 * steps * TILE + part * TILE
+        expect_near(following)
         tile_add_product(0, 4, 6)
+        expect_near(following + HALF)
         tile_add_product(1, 4, 7)
+        expect_near(following + steps * TILE)
         tile_add_product(2, 5, 6)
+        expect_near(following + steps * TILE + HALF)
         tile_add_product(3, 5, 7)
     tile_store(0, target, 128)
     tile_store(1, target + 64, 128)
@@ -209,9 +216,14 @@ def _add_up(weights, value, blocks, width, target):
             tile_load(5, weights + (blocks + block) * TILE, 64)
             tile_load(6, tile, 64)
             tile_load(7, tile + TILE, 64)
+            following = tile + width // 16 * TILE
+            expect_near(following)
             tile_add_product(0, 4, 6)
+            expect_near(following + HALF)
             tile_add_product(1, 4, 7)
+            expect_near(following + TILE)
             tile_add_product(2, 5, 6)
+            expect_near(following + TILE + HALF)
             tile_add_product(3, 5, 7)
         aim = target + 128 * part
         tile_store(0, aim, width * 4)

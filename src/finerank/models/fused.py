@@ -62,12 +62,12 @@ def use_int8(transformer: Any) -> None:
     hint = "finerank export --int8 makes a graph for OpenVINO, for other models and processors, too"
     if not (capabilities().get("amx_int8") and _tiled()):
         raise UserError("--dtype int8 needs a CPU with AMX, and numba", hint=hint)
-    from finerank.models import int8
+    from finerank.models.int8 import Block as Int8Block
 
     if (
         encoder is None
         or not _is_ours(encoder)
-        or not all(plain(layer) and int8.fits(layer) for layer in encoder.layer)
+        or not all(plain(layer) and Int8Block.fits(layer) for layer in encoder.layer)
     ):
         raise UserError(f"--dtype int8 is for encoders like BERT, not for {type(transformer).__name__}", hint=hint)
     encoder.register_buffer(INT8, torch.ones(1, dtype=torch.int8))  # tells its results from others, too
@@ -211,9 +211,12 @@ def steady(module: nn.Module) -> Iterator[None]:
 
 Blocks = Sequence[Callable[[Any, Any], Any]]
 _LOCK = Lock()
-_STEADY: WeakKeyDictionary[nn.Module, dict[torch.dtype, Blocks]] = WeakKeyDictionary()
+Form = tuple[torch.dtype, bool]
+"""In which number format blocks are laid out, and whether for a batch of one input."""
+_STEADY: WeakKeyDictionary[nn.Module, dict[Form, Blocks]] = WeakKeyDictionary()
 """Encoders that do not change for a while, and their blocks as found then: a look at all their weights takes time."""
-_LAID_OUT: WeakKeyDictionary[nn.Module, tuple[Any, Blocks]] = WeakKeyDictionary()
+_LAID_OUT: WeakKeyDictionary[nn.Module, tuple[Any, dict[Form, Blocks]]] = WeakKeyDictionary()
+"""The state of encoders' weights, and blocks of them as they are then."""
 
 
 def _is_ours(module: nn.Module) -> bool:
@@ -224,38 +227,45 @@ def _may_change(encoder: nn.Module) -> bool:
     return any(weight.requires_grad for weight in encoder.parameters())
 
 
-def _blocks_of(encoder: Any, dtype: torch.dtype, inferring: bool) -> Blocks:
+def _blocks_of(encoder: Any, form: Form, inferring: bool) -> Blocks:
     """Return an encoder's blocks, laid out where its weights stay as they are; none if they are not ours to compute."""
     steady = _STEADY.get(encoder) if inferring else None
-    if steady and dtype in steady:
-        return steady[dtype]
+    if steady and form in steady:
+        return steady[form]
     if not all(map(plain, encoder.layer)):
         return ()
     if not inferring:
-        return _learning(encoder, dtype)
+        return _learning(encoder, form[0])
     if steady is None and _may_change(encoder):
         return [_block(layer, Live, False) for layer in encoder.layer]
-    blocks = _laid_out(encoder, dtype)
+    blocks = _laid_out(encoder, form)
     if steady is not None:
-        steady[dtype] = blocks
+        steady[form] = blocks
     return blocks
 
 
-def _laid_out(encoder: Any, dtype: torch.dtype) -> Blocks:
+def _laid_out(encoder: Any, form: Form) -> Blocks:
     """Return blocks of the weights as they are now."""
-    state = dtype, tuple((weight.data_ptr(), _version(weight)) for weight in encoder.parameters())
+    state = tuple((weight.data_ptr(), _version(weight)) for weight in encoder.parameters())
     with _LOCK:
         known = _LAID_OUT.get(encoder)
         if known is None or known[0] != state:
-            known = _LAID_OUT[encoder] = state, _made(encoder, dtype)
-    return known[1]
+            known = _LAID_OUT[encoder] = state, {}
+        if form not in known[1]:
+            known[1][form] = _made(encoder, *form)
+    return known[1][form]
 
 
-def _made(encoder: Any, dtype: torch.dtype) -> Blocks:
+def _made(encoder: Any, dtype: torch.dtype, alone: bool) -> Blocks:
     if dtype == torch.bfloat16 and hasattr(encoder, INT8):
-        from finerank.models import int8
+        from finerank.models.int8 import Block as Int8Block
 
-        return [int8.block_of(layer) for layer in encoder.layer]
+        return list(map(Int8Block, encoder.layer))
+    if dtype == torch.bfloat16 and _tiled() and not alone:
+        from finerank.models.inference_block import Block as TiledBlock
+
+        if all(map(TiledBlock.fits, encoder.layer)):
+            return list(map(TiledBlock, encoder.layer))
     return [_block(layer, lambda own: LaidOut(own, dtype), False) for layer in encoder.layer]
 
 
@@ -273,7 +283,8 @@ def _forward(self: Any, hidden_states: Tensor, attention_mask: Any = None, **kwa
     """Stand in for the encoder's ``forward``: the padded batch [N, L, W] through all blocks."""
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
     inferring = not (self.training or torch.is_grad_enabled())
-    blocks = _blocks_of(self, dtype, inferring) if _expected(self, hidden_states, attention_mask, dtype) else ()
+    form = dtype, inferring and _alone(self, hidden_states, dtype)
+    blocks = _blocks_of(self, form, inferring) if _expected(self, hidden_states, attention_mask, dtype) else ()
     if not blocks:
         return type(self).forward(self, hidden_states, attention_mask, **kwargs)
     count, length, _ = hidden_states.shape
@@ -285,6 +296,12 @@ def _forward(self: Any, hidden_states: Tensor, attention_mask: Any = None, **kwa
     tokens = tokens if isinstance(tokens, Tensor) else tokens.exact
     states = packed.padded(tokens, attention_mask) if attention_mask else tokens.view(hidden_states.shape)
     return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
+
+
+def _alone(encoder: Any, hidden: Tensor, dtype: torch.dtype) -> bool:
+    """Say whether a batch is one input that has all threads: oneDNN shares each product out, the tiles share inputs."""
+    threads = torch.get_num_threads()
+    return len(hidden) == 1 and threads > 1 and dtype == torch.bfloat16 and not hasattr(encoder, INT8)
 
 
 def _expected(encoder: Any, hidden: Tensor, mask: Any, dtype: torch.dtype) -> bool:

@@ -17,9 +17,10 @@ from numba import njit
 
 from finerank.models.amx import (
     CONFIG,
-    LINE,
+    HALF,
     TILE,
     configure,
+    expect_near,
     restore,
     tile_add_product_int8,
     tile_load,
@@ -40,7 +41,6 @@ from finerank.models.vectors import (
     load_integers,
     load_one,
     magnitude,
-    prefetch_near,
     prefetch_write,
     store,
     store_bfloat16,
@@ -64,8 +64,8 @@ class Weights(NamedTuple):
     bias: Any
 
 
-def scratch_size(width: int, inner: int) -> int:
-    """Return the bytes of scratch memory for one block."""
+def scratch_size(width: int, inner: int, count: int) -> int:
+    """Return the bytes of scratch memory for a block, however many tokens are computed at a time."""
     return CONFIG + 4 * ROWS + 4 * ROWS * BLOCK + 3 * ROWS * inner + 6 * ROWS * width
 
 
@@ -81,11 +81,14 @@ def _products(left, inner, right, target):
         tile_load(5, left + 16 * inner + 64 * step, inner)
         tile_load(6, right + 2 * TILE * step, 64)
         tile_load(7, right + 2 * TILE * step + TILE, 64)
-        for line in range(2 * TILE, 4 * TILE, LINE):  # tiles are too large for what the processor fetches by itself
-            prefetch_near(right + 2 * TILE * step + line)
+        following = right + 2 * TILE * (step + 1)
+        expect_near(following)
         tile_add_product_int8(0, 4, 6)
+        expect_near(following + HALF)
         tile_add_product_int8(1, 4, 7)
+        expect_near(following + TILE)
         tile_add_product_int8(2, 5, 6)
+        expect_near(following + TILE + HALF)
         tile_add_product_int8(3, 5, 7)
     tile_store(0, target, 4 * BLOCK)
     tile_store(1, target + 64, 4 * BLOCK)
