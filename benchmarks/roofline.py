@@ -24,6 +24,7 @@ import torch
 from finerank.models.machine import finish, multiplies_bfloat16_fast
 
 GROUPS = {
+    "whole blocks": ("block in",),
     "attention": ("attention", "bmm", "softmax"),
     "matrix products": ("addmm", "mm", "linear", "mkl", "gemm", "matmul", "gradient of weights"),
     "norms": ("norm",),

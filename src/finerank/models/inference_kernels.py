@@ -27,10 +27,9 @@ from finerank.models.amx import (
     tile_zero,
 )
 from finerank.models.attention_kernels import attend
-from finerank.models.norm_kernels import statistics
+from finerank.models.norm_kernels import write_norm
 from finerank.models.vector_functions import gelu
 from finerank.models.vectors import (
-    LANES,
     load,
     load_bfloat16,
     prefetch,
@@ -166,17 +165,9 @@ def _add(source, count, weights, inner, residual, target, sums):
 @njit
 def _norm(source, count, width, norm, target):
     """Write the layer norm of float32 [count, W] as ``_Rows``."""
-    weight, bias = norm.weight.ctypes.data, norm.bias.ctypes.data
     for row in range(count):
-        at = source + row * width * 4
         aim = target.at + row // ROWS * ROWS * width * 2 + row % ROWS * target.apart
-        mean, scale = statistics(at, width, norm.epsilon)
-        for part in range(0, width // LANES, 2):
-            place = 64 * part
-            left = (load(at + place) - mean) * scale * load(weight + place) + load(bias + place)
-            place += 64
-            right = (load(at + place) - mean) * scale * load(weight + place) + load(bias + place)
-            store_two(aim + part // 2 * target.step, left, right)
+        write_norm(source + row * width * 4, width, norm, aim, target.step)
 
 
 @njit

@@ -28,32 +28,31 @@ from finerank.models.amx import (
     tile_zero,
 )
 from finerank.models.attention_kernels import attend
-from finerank.models.norm_kernels import statistics
+from finerank.models.norm_kernels import write_norm
 from finerank.models.vector_functions import gelu
 from finerank.models.vectors import (
     LANES,
     filled,
-    larger,
-    largest,
+    larger_magnitudes,
+    largest_magnitude,
     load,
     load_bfloat16,
     load_filled,
     load_integers,
     load_one,
-    magnitude,
     prefetch_write,
     store,
-    store_bfloat16,
     store_bytes,
     store_one,
-    total,
-    zero_or_nan,
+    store_two,
 )
 
 ROWS = 32
 """Tokens that are computed at a time."""
 BLOCK = 32
 """Outputs of a layer that are computed at a time."""
+SMALLEST = np.float32(1e-30)
+"""What the largest number of a row is taken for where all are nearer to zero."""
 
 
 class Weights(NamedTuple):
@@ -101,12 +100,11 @@ def _quantise(source, count, width, target, scales):
     """Write bfloat16 [count, K] as int8, and each row's scale; what is no number spoils its row's."""
     for row in range(count):
         at = source + row * width * 2
-        best, spoilt = filled(np.float32(1e-30)), filled(np.float32(0))
-        for part in range(width // LANES):
-            numbers = load_bfloat16(at + 32 * part)
-            best = larger(best, magnitude(numbers))
-            spoilt = spoilt + zero_or_nan(numbers)
-        store_one(scales + 4 * row, largest(best) / np.float32(127) + total(spoilt))
+        best = filled(np.float32(0))
+        for part in range(width // 32):
+            best = larger_magnitudes(at + 64 * part, best)
+        most = largest_magnitude(best)
+        store_one(scales + 4 * row, (SMALLEST if most < SMALLEST else most) / np.float32(127))
     for row in range(count):
         inverse = filled(np.float32(1) / load_one(scales + 4 * row))
         for part in range(width // LANES):
@@ -141,8 +139,9 @@ def _applied(quantised, scales, count, weights, inner, activated, sums, target):
         for row in range(count):
             left, right = _outputs(sums, scales, row, of_block)
             aim = target + (row * columns + BLOCK * block) * 2
-            store_bfloat16(aim, gelu(left) if activated else left)
-            store_bfloat16(aim + 32, gelu(right) if activated else right)
+            if activated:
+                left, right = gelu(left), gelu(right)
+            store_two(aim, left, right)
 
 
 @njit
@@ -162,13 +161,8 @@ def _added(quantised, scales, count, weights, inner, residual, sums, target):
 @njit
 def _normed(source, count, width, norm, target):
     """Write the layer norm of float32 [count, W] as bfloat16."""
-    weight, bias = norm.weight.ctypes.data, norm.bias.ctypes.data
     for row in range(count):
-        at = source + row * width * 4
-        mean, scale = statistics(at, width, norm.epsilon)
-        for part in range(width // LANES):
-            normed = (load(at + 64 * part) - mean) * scale * load(weight + 64 * part) + load(bias + 64 * part)
-            store_bfloat16(target + row * width * 2 + 32 * part, normed)
+        write_norm(source + row * width * 4, width, norm, target + row * width * 2, 2 * BLOCK)
 
 
 @njit

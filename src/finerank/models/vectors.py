@@ -208,7 +208,8 @@ def store_bytes(context: Any, address: Any, vector: Any) -> Any:
     kind = ir.VectorType(BYTE, LANES)
 
     def build(b: Any, at: Any, v: Any) -> None:
-        whole = b.fptosi(call(b, "llvm.rint.v16f32", REALS, v), WORDS)
+        mask, as_set = ir.Constant(ir.IntType(LANES), 2**LANES - 1), ir.Constant(I32, 4)
+        whole = call(b, "llvm.x86.avx512.mask.cvtps2dq.512", WORDS, v, splat(WORDS, 0), mask, as_set)
         b.store(b.trunc(whole, kind), pointer(b, at, kind), align=1)
 
     return emitting(types.void, [types.int64, VECTOR], build)
@@ -290,16 +291,30 @@ def totals(context: Any, address: Any) -> Any:
 
 
 @intrinsic
-def zero_or_nan(context: Any, vector: Any) -> Any:
-    """Return 0 for what is a number, NaN for NaN and what is infinite."""
-    # Without flags: those of the other operations let LLVM make 0 of any x - x.
-    return emitting(VECTOR, [VECTOR], lambda b, v: b.fsub(v, v))
+def larger_magnitudes(context: Any, address: Any, before: Any) -> Any:
+    """Return the magnitudes of 32 bfloat16, each the larger one of it and what this returned before, or zeros.
+
+    They are compared as whole numbers, as which what is infinite is larger than any number, and NaN larger still.
+    """
+    both = ir.VectorType(I16, 2 * LANES)
+
+    def build(b: Any, at: Any, before: Any) -> Any:
+        found = b.and_(b.load(pointer(b, at, both), align=2), ir.Constant(both, [0x7FFF] * 2 * LANES))
+        known = b.bitcast(before, both)
+        return b.bitcast(b.select(b.icmp_unsigned(">", found, known), found, known), REALS)
+
+    return emitting(VECTOR, [types.int64, VECTOR], build)
 
 
 @intrinsic
-def magnitude(context: Any, vector: Any) -> Any:
-    """Return the numbers without their signs."""
-    return emitting(VECTOR, [VECTOR], lambda b, v: call(b, "llvm.fabs.v16f32", REALS, v))
+def largest_magnitude(context: Any, vector: Any) -> Any:
+    """Return the largest one of what ``larger_magnitudes`` returned."""
+
+    def build(b: Any, v: Any) -> Any:
+        largest = call(b, "llvm.vector.reduce.umax.v32i16", I16, b.bitcast(v, ir.VectorType(I16, 2 * LANES)))
+        return b.bitcast(b.shl(b.zext(largest, I32), ir.Constant(I32, 16)), F32)
+
+    return emitting(types.float32, [VECTOR], build)
 
 
 @intrinsic
