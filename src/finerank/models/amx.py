@@ -130,6 +130,24 @@ def expect_near(address):
 
 
 @njit
+def zero_sums():
+    """Set the first four tiles to zero: the sums of two by two tiles of factors."""
+    tile_zero(0)
+    tile_zero(1)
+    tile_zero(2)
+    tile_zero(3)
+
+
+@njit
+def write_sums(target, stride):
+    """Write the first four tiles as [32, 32] whose rows lie ``stride`` apart."""
+    tile_store(0, target, stride)
+    tile_store(1, target + 64, stride)
+    tile_store(2, target + 16 * stride, stride)
+    tile_store(3, target + 16 * stride + 64, stride)
+
+
+@njit
 def add_products(left, left_apart, right, right_apart, steps, sums, stride, begins):
     """Add the product of two by two rows of ``steps`` tiles each to float32 [32, 32] whose rows lie ``stride`` apart.
 
@@ -138,10 +156,7 @@ def add_products(left, left_apart, right, right_apart, steps, sums, stride, begi
         begins: what stands at ``sums`` is nothing yet.
     """
     if begins:
-        tile_zero(0)
-        tile_zero(1)
-        tile_zero(2)
-        tile_zero(3)
+        zero_sums()
     else:
         tile_load(0, sums, stride)
         tile_load(1, sums + 64, stride)
@@ -161,10 +176,7 @@ def add_products(left, left_apart, right, right_apart, steps, sums, stride, begi
         tile_add_product(2, 5, 6)
         expect_near(left + left_apart + at + 2 * TILE + HALF)
         tile_add_product(3, 5, 7)
-    tile_store(0, sums, stride)
-    tile_store(1, sums + 64, stride)
-    tile_store(2, sums + 16 * stride, stride)
-    tile_store(3, sums + 16 * stride + 64, stride)
+    write_sums(sums, stride)
 
 
 CONFIG = 128

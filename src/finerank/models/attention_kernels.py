@@ -31,9 +31,9 @@ from finerank.models.amx import (
     restore,
     tile_add_product,
     tile_load,
-    tile_store,
-    tile_zero,
     transpose,
+    write_sums,
+    zero_sums,
 )
 from finerank.models.vector_functions import inverse, logarithm_of_two, power_of_two
 from finerank.models.vectors import (
@@ -119,10 +119,7 @@ def _scores(query, key, steps, shades, target):
         tile_load(2, shades, 0)
         tile_load(3, shades + 64, 0)
     else:
-        tile_zero(0)
-        tile_zero(1)
-        tile_zero(2)
-        tile_zero(3)
+        zero_sums()
     for part in range(steps):
         tile_load(4, query + 64 * part, 64 * steps)
         tile_load(5, query + ROWS // 2 * 64 * steps + 64 * part, 64 * steps)
@@ -137,10 +134,7 @@ def _scores(query, key, steps, shades, target):
         tile_add_product(2, 5, 6)
         expect_near(following + steps * TILE + HALF)
         tile_add_product(3, 5, 7)
-    tile_store(0, target, 128)
-    tile_store(1, target + 64, 128)
-    tile_store(2, target + 2 * TILE, 128)
-    tile_store(3, target + 2 * TILE + 64, 128)
+    write_sums(target, 128)
 
 
 @njit
@@ -206,10 +200,7 @@ def _sum_up(room, leveled):
 def _add_up(weights, value, blocks, width, target):
     """Write weights [32, P] times [P, D] as float32 [32, D]."""
     for part in range(width // 32):
-        tile_zero(0)
-        tile_zero(1)
-        tile_zero(2)
-        tile_zero(3)
+        zero_sums()
         for block in range(blocks):
             tile = value + (block * (width // 16) + 2 * part) * TILE
             tile_load(4, weights + block * TILE, 64)
@@ -226,10 +217,7 @@ def _add_up(weights, value, blocks, width, target):
             expect_near(following + TILE + HALF)
             tile_add_product(3, 5, 7)
         aim = target + 128 * part
-        tile_store(0, aim, width * 4)
-        tile_store(1, aim + 64, width * 4)
-        tile_store(2, aim + 64 * width, width * 4)
-        tile_store(3, aim + 64 * width + 64, width * 4)
+        write_sums(aim, width * 4)
 
 
 @njit

@@ -16,9 +16,8 @@ from torch.profiler import record_function
 from finerank.models import attention_kernels, inference_kernels, packed
 from finerank.models.bert_block import behind, head_size, is_gelu, linears
 from finerank.models.inference_kernels import BLOCK, ROWS, Weights
+from finerank.models.kernel_arrays import bits, norm_of
 from finerank.models.kernel_threads import marks, scratch, share
-from finerank.models.norm_kernels import Norm
-from finerank.models.tiled_attention import bits
 
 CHUNK, LARGE_CHUNK = 256, 1024
 """Tokens, about, that go through a block at a time: where a layer's weights stay in a processor's second cache, and
@@ -43,9 +42,8 @@ class Block:
         *projections, attended, up, down = linears(layer)
         self.projections = self.laid_out(projections)
         self.layers = tuple(self.laid_out([part]) for part in (attended, up, down))
-        self.norms = tuple(
-            Norm(reals(norm.weight), reals(norm.bias), np.float32(norm.eps)) for norm in behind(layer)[0]
-        )
+        norms, _ = behind(layer)
+        self.norms = tuple(norm_of(norm.weight, norm.bias, norm.eps) for norm in norms)
         self.heads = layer.attention.self.num_attention_heads
         self.inner = up.out_features
         self.chunk = self.chunk_size(max(2 * part.weight.numel() for part in (up, down)))
@@ -104,12 +102,6 @@ def joined(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor]:
     parts = (torch.cat([getattr(layer, name).detach().float() for layer in layers]) for name in ("weight", "bias"))
     weight, bias = parts
     return weight, bias
-
-
-def reals(tensor: Tensor) -> NDArray[np.float32]:
-    """Return a tensor in float32 as numpy has it."""
-    numbers: NDArray[np.float32] = tensor.detach().float().numpy()
-    return numbers
 
 
 def _roomy(tokens: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ from finerank.models.amx import (
     restore,
     tile_add_product,
     tile_load,
-    tile_store,
-    tile_zero,
+    write_sums,
+    zero_sums,
 )
 from finerank.models.attention_kernels import attend
 from finerank.models.norm_kernels import write_norm
@@ -95,10 +95,7 @@ def _fetch(at, size, first, count):
 @njit
 def _add_products(left, rows, steps, right, sums):
     """Write [32, K] times a block of a layer [K, 32] as float32 [32, 32]; ``left`` is where the 32 rows begin."""
-    tile_zero(0)
-    tile_zero(1)
-    tile_zero(2)
-    tile_zero(3)
+    zero_sums()
     apart, half = rows.apart, 16 * rows.apart
     for step in range(steps):
         at, tiles = left + step * rows.step, right + step * 2 * TILE
@@ -115,10 +112,7 @@ def _add_products(left, rows, steps, right, sums):
         tile_add_product(2, 5, 6)
         _expect(following + half + 8 * apart, apart)
         tile_add_product(3, 5, 7)
-    tile_store(0, sums, 4 * BLOCK)
-    tile_store(1, sums + 64, 4 * BLOCK)
-    tile_store(2, sums + 2 * TILE, 4 * BLOCK)
-    tile_store(3, sums + 2 * TILE + 64, 4 * BLOCK)
+    write_sums(sums, 4 * BLOCK)
 
 
 @njit

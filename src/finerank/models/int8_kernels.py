@@ -24,8 +24,8 @@ from finerank.models.amx import (
     restore,
     tile_add_product_int8,
     tile_load,
-    tile_store,
-    tile_zero,
+    write_sums,
+    zero_sums,
 )
 from finerank.models.attention_kernels import attend
 from finerank.models.norm_kernels import write_norm
@@ -71,10 +71,7 @@ def scratch_size(width: int, inner: int, count: int) -> int:
 @njit
 def _products(left, inner, right, target):
     """Write int8 [32, K] times a block of a layer [K, 32] as int32 [32, 32]."""
-    tile_zero(0)
-    tile_zero(1)
-    tile_zero(2)
-    tile_zero(3)
+    zero_sums()
     for step in range(inner // 64):
         tile_load(4, left + 64 * step, inner)
         tile_load(5, left + 16 * inner + 64 * step, inner)
@@ -89,10 +86,7 @@ def _products(left, inner, right, target):
         tile_add_product_int8(2, 5, 6)
         expect_near(following + TILE + HALF)
         tile_add_product_int8(3, 5, 7)
-    tile_store(0, target, 4 * BLOCK)
-    tile_store(1, target + 64, 4 * BLOCK)
-    tile_store(2, target + 2 * TILE, 4 * BLOCK)
-    tile_store(3, target + 2 * TILE + 64, 4 * BLOCK)
+    write_sums(target, 4 * BLOCK)
 
 
 @njit

@@ -12,12 +12,12 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.profiler import record_function
 
 from finerank.models import attention_back_kernels, attention_kernels
+from finerank.models.kernel_arrays import bits
 from finerank.models.kernel_threads import scratch, share
 
 if getattr(numba.config, "DISABLE_JIT", 0):
@@ -69,12 +69,6 @@ class _Attention(torch.autograd.Function):
         size = attention_back_kernels.scratch_size
         _by_threads(attention_back_kernels.attend_back, size, starts, states.shape[-1], arrays)
         return back, None
-
-
-def bits(tensor: Tensor) -> NDArray[np.uint16]:
-    """Return bfloat16 as numpy, which has none, can hold it; the same memory."""
-    array: NDArray[np.uint16] = tensor.detach().view(torch.uint16).numpy()
-    return array
 
 
 def _by_threads(

@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.profiler import record_function
@@ -20,9 +18,9 @@ from torch.profiler import record_function
 from finerank.models import gradient_kernels, packed, training_kernels
 from finerank.models.bert_block import behind, head_size, is_gelu, linears
 from finerank.models.dropout import PooledDropout
+from finerank.models.kernel_arrays import bits, norm_of, reals
 from finerank.models.kernel_threads import marks, scratch, share
-from finerank.models.norm_kernels import Norm
-from finerank.models.tiled_attention import attend, bits
+from finerank.models.tiled_attention import attend
 from finerank.models.vectors import LANES
 
 BRAIN = torch.bfloat16
@@ -172,8 +170,8 @@ class _AddNorm(torch.autograd.Function):
         sums, normed, rounded = torch.empty_like(residual), torch.empty_like(residual), torch.empty_like(states)
         ctx.save_for_backward(sums, kept, weight, bias)
         ctx.epsilon = epsilon
-        given = bits(states.contiguous()), bits(kept), _reals(residual.contiguous()), _norm(weight, bias, epsilon)
-        made = _reals(sums), _reals(normed), bits(rounded)
+        given = bits(states.contiguous()), bits(kept), reals(residual.contiguous()), norm_of(weight, bias, epsilon)
+        made = reals(sums), reals(normed), bits(rounded)
         _share("dropout, residual, norm", training_kernels.add_norm, marks(len(states)), (*given, *made))
         return normed, rounded
 
@@ -186,27 +184,18 @@ class _AddNorm(torch.autograd.Function):
         ends = marks(count)
         parts = {first: torch.empty(2, width) for first in ends[:-1]}
         given = (
-            _reals(sums), bits(kept), _reals(sums.new_empty(0) if above is None else above.contiguous()),
-            bits(down.new_empty(0) if rounded is None else rounded.contiguous()), _norm(weight, bias, ctx.epsilon),
+            reals(sums), bits(kept), reals(sums.new_empty(0) if above is None else above.contiguous()),
+            bits(down.new_empty(0) if rounded is None else rounded.contiguous()), norm_of(weight, bias, ctx.epsilon),
         )  # fmt: skip
-        made = _reals(back), bits(down)
+        made = reals(back), bits(down)
         size = training_kernels.scratch_size(width)
 
         def work(first: int, last: int) -> None:
-            training_kernels.add_norm_back(first, last, *given, *made, _reals(parts[first]), scratch(size))
+            training_kernels.add_norm_back(first, last, *given, *made, reals(parts[first]), scratch(size))
 
         _share("dropout, residual, norm back", work, ends, ())
         of_weight, of_bias = torch.stack([*parts.values()]).sum(0)
         return down, back, None, of_weight, of_bias, None
-
-
-def _norm(weight: Tensor, bias: Tensor, epsilon: float) -> Norm:
-    return Norm(_reals(weight), _reals(bias), np.float32(epsilon))
-
-
-def _reals(tensor: Tensor) -> NDArray[np.float32]:
-    numbers: NDArray[np.float32] = tensor.detach().numpy()
-    return numbers
 
 
 def _share(name: str, kernel: Callable[..., None], ends: Sequence[int], arrays: Sequence[Any]) -> None:
