@@ -62,3 +62,17 @@ def test_the_rest_is_not_read(bert: Any) -> None:
     assert begin("cat dog\ncat dog cat") == "cat dog\ncat "
     assert begin("cat dog") == "cat dog"
     assert [tokens.ids for tokens in ours.texts(["cat dog " * 10000], 5)] == ids(ours, ["cat dog cat dog"], 5)
+
+
+@pytest.mark.parametrize("text", ["cat  " * 60, "cat" + " \n" * 60, " " * 5000 + "cat" * 5000, "x\n        " * 100])
+def test_a_text_of_fewer_words_with_long_gaps_is_given_back(bert: Any, text: str) -> None:
+    """Where a gap could be cut in more than one way, giving such a text up took time without end."""
+    begin = Tokenizer(Given(bert[0]), with_types=True)._begins(128)
+    assert begin is not None
+    assert begin(text) == text
+
+
+def test_a_gap_is_cut_in_one_piece(bert: Any) -> None:
+    begin = Tokenizer(Given(bert[0]), with_types=True)._begins(3)
+    assert begin is not None
+    assert begin("\n  cat   dog \n cat  \n  dog") == "\n  cat   dog \n cat  \n  "

@@ -189,7 +189,8 @@ def begins(description: str, words: int) -> Callable[[str], str] | None:
     cut = _cutter(json.loads(description))
     if cut is None:
         return None
-    first = re.compile(rf"(?:[^ \n]*[ \n]+){{{words}}}")
+    # each turn has one way to match, so that a text of fewer words is given up in time proportional to its length
+    first = re.compile(rf"[ \n]*(?:[^ \n]+[ \n]+(?![ \n])){{{words}}}")
 
     def begin(text: str) -> str:
         if len(text) <= words or (cut is _words_of_ascii and not text.isascii()):
