@@ -10,7 +10,7 @@ import pytest
 
 from finerank.core.errors import DataError, UserError
 from finerank.data.documents import Document, Documents, Pages, input_of, open_documents
-from finerank.data.markdown import sections_of
+from finerank.data.markdown import plain, sections_of
 from finerank.data.sources import iter_pool
 
 
@@ -98,6 +98,21 @@ Use the package. <!-- hidden -->
 
 ## Empty
 """
+
+
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("a <!-- b --> c [d](e) ![f](g) [h][i]", "a  c d f h"),
+        ("a <!-- b <!-- c --> d <!-- e", "a  d <!-- e"),
+        ("[a [b](c) [d", "[a b [d"),
+        ("[![a](b)](c)", "a"),
+        ("<!-- " * 20000, "<!-- " * 20000),
+        ("[" * 20000, "[" * 20000),
+    ],
+)
+def test_markdown_without_its_marks(line: str, left: str) -> None:
+    assert plain([line]) == left
 
 
 def test_markdown_is_cut_at_its_headings() -> None:

@@ -12,8 +12,8 @@ FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
 FRONT = re.compile(r"\A---[ \t]*\n(.*?\n)?(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 FRONT_TITLE = re.compile(r"^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.MULTILINE)
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-IMAGE = re.compile(r"!\[([^\]]*)\]\([^)]*\)")
-LINK = re.compile(r"\[([^\]]+)\](?:\([^)]*\)|\[[^\]]*\])")
+IMAGE = re.compile(r"!\[([^\[\]]*)\]\([^)]{0,2000}\)")
+LINK = re.compile(r"\[([^\[\]]+)\](?:\([^)]{0,2000}\)|\[[^\[\]]*\])")
 MARKS = re.compile(r"[*_`]+")
 JOINT = " › "
 LONG = 4000
@@ -80,15 +80,17 @@ def plain(lines: list[str]) -> str:
             found.append(line)
             fence = "" if mark and mark[1].startswith(fence) else fence
         elif mark:
-            found += [_prose(prose), line]
+            found += [_unmarked("\n".join(prose)), line]
             prose, fence = [], mark[1]
         else:
             prose.append(line)
-    return "\n".join([*found, _prose(prose)]).strip("\n")
+    return "\n".join([*found, _unmarked("\n".join(prose))]).strip("\n")
 
 
-def _prose(lines: list[str]) -> str:
-    text = COMMENT.sub("", "\n".join(lines))
+def _unmarked(text: str) -> str:
+    """Return a text without comments, and with the words of links and images instead of them."""
+    end = text.rfind("-->") + 3  # behind it no comment can end: looking for that from each "<!--" takes long
+    text = COMMENT.sub("", text[:end]) + text[end:]
     return LINK.sub(r"\1", IMAGE.sub(r"\1", text))
 
 
@@ -119,7 +121,7 @@ def _blocks(lines: list[str]) -> Iterator[tuple[int, str, list[str]]]:
 
 
 def _name(heading: str) -> str:
-    return " ".join(MARKS.sub("", LINK.sub(r"\1", IMAGE.sub(r"\1", COMMENT.sub("", heading)))).split())
+    return " ".join(MARKS.sub("", _unmarked(heading)).split())
 
 
 def _paragraphs(text: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from finerank.generation.facets import cue_counts, facet_of, weighted_words
 from finerank.generation.language import ENGLISH, sentences, word_count
 from finerank.generation.mentions import Mention
 
-LAST_STOP = re.compile(r".*[.!?。！？:\n] ?", re.DOTALL)
+LAST_STOP = re.compile(r"\A.*[.!?。！？:\n] ?", re.DOTALL)
 LONGEST = 200
 """Characters of a question."""
 LEAST = 3

@@ -12,7 +12,7 @@ from finerank.generation.language import CHINESE, CHINESE_FUNCTION, FUNCTION, WE
 from finerank.retrieval.segment import STRETCH
 
 NAME, ACRONYM, QUOTED, TERM, EVENT = "name", "acronym", "quoted", "term", "event"
-CAPITAL = r"[A-Z][\w'’&-]*(?:\.(?=\w))?[\w'’&-]*"
+CAPITAL = r"[A-Z][\w'’&-]*(?:\.(?=\w)[\w'’&-]*)?"
 LINK = r"(?:of the|of|de la|de|van der|van|von|der|for the|la|le|du|del|di|da|bin|al|and the)"
 RUN = re.compile(rf"{CAPITAL}(?: (?:{LINK} )?{CAPITAL})*(?: \d{{1,4}}\b)?")
 EVENTS = re.compile(rf"\b(1[5-9]\d\d|20\d\d) ({CAPITAL}(?: (?:{LINK} )?{CAPITAL})*)")
