@@ -15,13 +15,24 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from finerank.models.amx import CONFIG, LINE, TILE, add_products, configure, interleave, restore, transpose
-from finerank.models.vectors import LANES, filled, load, load_bfloat16, prefetch, prefetch_write, store
+from finerank.models.amx import CONFIG, LINE, TILE, add_products, configure, interleave_summing, restore, turn_summing
+from finerank.models.vectors import (
+    LANES,
+    filled,
+    load,
+    load_bfloat16,
+    prefetch,
+    prefetch_write,
+    store,
+    store_bfloat16,
+)
 
 STEP = 32
 """Tokens of a tile."""
-HELD = 2**20
-"""Bytes of the narrow factor that are held as tiles: half of a second cache."""
+HELD = 2**19
+"""Bytes of the narrow factor that are held as tiles: a quarter of a second cache."""
+BESIDE = 2**19
+"""Bytes of the wide factor that are laid out at a time, as many."""
 
 
 @njit
@@ -30,91 +41,114 @@ def chunk_of(narrow):
     return max(HELD // (2 * narrow) // STEP, 1) * STEP
 
 
+@njit
+def strips_of(chunk):
+    """Return how many times 32 columns of the wide factor are laid out at a time."""
+    return max(BESIDE // (2 * chunk * STEP), 1)
+
+
 def scratch_size(narrow: int) -> int:
     """Return the bytes of scratch memory for a narrow factor of this width."""
-    return CONFIG + TILE + 64 + 2 * chunk_of.py_func(narrow) * (narrow + 2 * LANES)
+    chunk = chunk_of.py_func(narrow)
+    return CONFIG + 2 * TILE + 2 * chunk * (narrow + STEP * strips_of.py_func(chunk))
 
 
 class _Room(NamedTuple):
-    """Where a chunk lies: a tile of pairs, a row of zeros, the narrow factor as tiles, 32 columns of the wide one."""
+    """Where a chunk lies: a block of tokens with zeros behind the last one, the narrow factor as tiles, some columns of
+    the wide one.
+    """
 
-    pairs: int
-    nothing: int
+    padded: int
     held: int
-    strip: int
+    beside: int
 
 
 @njit
 def _room(base, chunk, narrow):
-    pairs = base + CONFIG
-    held = pairs + TILE + 64
-    return _Room(pairs, pairs + TILE, held, held + 2 * chunk * narrow)
+    padded = base + CONFIG
+    held = padded + 2 * TILE
+    return _Room(padded, held, held + 2 * chunk * narrow)
 
 
 @njit
-def _lay_out(rows, count, first, last, column, columns, across, room, sums, target):
-    """Write tokens ``first`` to ``last`` of 32 columns of [T, columns] as two rows of tiles: of pairs, or transposed
-    (``across``). Tokens from ``count`` on are zeros. The columns' sums are added to ``sums``, float32 [32].
+def _pad(rows, stride, count, target):
+    """Write ``count`` rows of 32 bfloat16 one behind the other, and zeros for the others of 32."""
+    for row in range(STEP):
+        for half in range(0, LINE, LINE // 2):
+            number = load_bfloat16(rows + row * stride + half) if row < count else filled(np.float32(0))
+            store_bfloat16(target + row * LINE + half, number)
+
+
+@njit
+def _lay_out(rows, stride, count, steps, strips, turned, padded, sums, target):
+    """Write ``strips`` times 32 columns of ``count`` tokens, each as two rows of ``steps`` tiles: of pairs, or transposed
+    (``turned``). The columns' sums are added to ``sums``, float32.
+
+    Rows are read from left to right, and asked for ahead: column after column takes three times as long, as what is
+    read next then lies in another page each time.
     """
-    steps = (last - first) // STEP
-    for block in range(first, last, STEP):
-        for half in range(2):
-            whole = load(sums + 64 * half)
-            tile = target + (steps * half + (block - first) // STEP) * TILE
-            aim = room.pairs if across else tile
-            for pair in range(STEP // 2):
-                row = block + 2 * pair
-                at = rows + (row * columns + column + LANES * half) * 2
-                upper = at if row < count else room.nothing
-                lower = at + 2 * columns if row + 1 < count else room.nothing
-                if half == 0:  # the next call's columns, half a page or more apart: the processor would not see it
-                    prefetch(upper + LINE)
-                    prefetch(lower + LINE)
-                whole = whole + (load_bfloat16(upper) + load_bfloat16(lower))
-                interleave(upper, lower, aim + 64 * pair)
-            store(sums + 64 * half, whole)
-            if across:
-                transpose(room.pairs, 64, tile, 64)
+    for step in range(steps):
+        for strip in range(strips):
+            at, apart = rows + step * STEP * stride + strip * LINE, stride
+            for row in range(STEP, 2 * STEP):
+                prefetch(at + row * stride)
+            if (step + 1) * STEP > count:
+                _pad(at, stride, count - step * STEP, padded)
+                at, apart = padded, LINE
+            tile = target + (2 * strip * steps + step) * TILE
+            place = sums + 2 * LINE * strip
+            low, high = load(place), load(place + LINE)
+            if turned:
+                low = turn_summing(at, apart, tile, low)
+                high = turn_summing(at + LINE // 2, apart, tile + steps * TILE, high)
+            else:
+                for pair in range(0, TILE, LINE):
+                    low = interleave_summing(at, at + apart, tile + pair, low)
+                    high = interleave_summing(at + LINE // 2, at + apart + LINE // 2, tile + steps * TILE + pair, high)
+                    at += 2 * apart
+            store(place, low)
+            store(place + LINE, high)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def over_tokens(first, last, narrow, wide, product, across, narrow_sums, wide_sums, scratch):
-    """Write columns ``first`` to ``last``, multiples of 32, of narrow' wide, float32 [M, N], and the columns' sums.
+def over_tokens(first, last, narrow, wide, product, narrow_sums, wide_sums, scratch):
+    """Write what columns ``first`` to ``last`` of the wide factor, multiples of 32, have of the product over tokens.
 
     Args:
-        across: [N, M] for the product's transpose, or empty.
-        narrow_sums: of all columns, whatever those of the product.
+        product: narrow' wide, float32 [M, N], or wide' narrow [N, M]; the latter where N = M.
+        narrow_sums, wide_sums: the columns' sums, float32; the narrow factor's are of all columns.
     """
     count, width = narrow.shape
     columns = wide.shape[1]
+    leads = product.shape[0] == columns  # the wide factor's columns are the product's rows
     chunk = chunk_of(width)
+    strips = strips_of(chunk)
     room = _room(scratch.ctypes.data, chunk, width)
-    stride = 4 * columns
-    store(room.nothing, filled(np.float32(0)))
+    stride = 4 * product.shape[1]
+    down, right = (4 * STEP, STEP * stride) if leads else (STEP * stride, 4 * STEP)
     for column in range(0, width, LANES):
         store(narrow_sums.ctypes.data + 4 * column, filled(np.float32(0)))
     for column in range(first, last, LANES):
         store(wide_sums.ctypes.data + 4 * column, filled(np.float32(0)))
     configure(scratch.ctypes.data)
     for start in range(0, count, chunk):
-        steps = (min(chunk, count - start) + STEP - 1) // STEP
-        end = start + steps * STEP
-        for column in range(0, width, 2 * LANES):
-            sums, tiles = narrow_sums.ctypes.data + 4 * column, room.held + column // LANES * steps * TILE
-            _lay_out(narrow.ctypes.data, count, start, end, column, width, True, room, sums, tiles)
-        for column in range(first, last, 2 * LANES):
-            sums = wide_sums.ctypes.data + 4 * column
-            _lay_out(wide.ctypes.data, count, start, end, column, columns, False, room, sums, room.strip)
-            for row in range(0, width, 2 * LANES):
-                aim = product.ctypes.data + row * stride + 4 * column
-                for nth in range(2 * LANES):  # what is written next: a store waits for its line
-                    prefetch_write(aim + (2 * LANES + nth) * stride)
-                    prefetch_write(aim + (2 * LANES + nth) * stride + LINE)
-                left, apart = room.held + row // LANES * steps * TILE, steps * TILE
-                add_products(left, apart, room.strip, apart, steps, aim, stride, start == 0)
+        tokens = min(chunk, count - start)
+        steps = (tokens + STEP - 1) // STEP
+        apart = steps * TILE
+        rows, sums = narrow.ctypes.data + 2 * start * width, narrow_sums.ctypes.data
+        _lay_out(rows, 2 * width, tokens, steps, width // STEP, not leads, room.padded, sums, room.held)
+        for place in range(first, last, STEP * strips):
+            here = min(strips, (last - place) // STEP)
+            rows, sums = wide.ctypes.data + 2 * (start * columns + place), wide_sums.ctypes.data + 4 * place
+            _lay_out(rows, 2 * columns, tokens, steps, here, leads, room.padded, sums, room.beside)
+            for strip in range(here):
+                beside, aim = room.beside + 2 * strip * apart, product.ctypes.data + (place // STEP + strip) * right
+                for nth in range(width // STEP):
+                    held = room.held + 2 * nth * apart
+                    for row in range(0, STEP * stride, stride):  # what is written next: a store waits for its line
+                        prefetch_write(aim + down + row)
+                        prefetch_write(aim + down + row + LINE)
+                    factors = (beside, held) if leads else (held, beside)
+                    add_products(factors[0], apart, factors[1], apart, steps, aim, stride, start == 0)
+                    aim += down
     restore(scratch.ctypes.data)
-    if across.size:
-        for column in range(first, last, LANES):
-            for row in range(0, width, LANES):
-                source, target = product.ctypes.data + row * stride, across.ctypes.data + 4 * column * width
-                transpose(source + 4 * column, stride, target + 4 * row, 4 * width)

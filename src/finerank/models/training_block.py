@@ -117,14 +117,13 @@ class _Linear(torch.autograd.Function):
 
 def _over_tokens(gradient: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of a layer's weight [N, K] and bias [N], given that of its result [T, N]."""
-    turned = gradient.shape[1] > tokens.shape[1]
-    narrow, wide = (tokens, gradient) if turned else (gradient, tokens)
-    product = torch.empty(narrow.shape[1], wide.shape[1])
-    across = torch.empty(wide.shape[1], narrow.shape[1]) if turned else torch.empty(0, 0)
+    leads = gradient.shape[1] >= tokens.shape[1]
+    narrow, wide = (tokens, gradient) if leads else (gradient, tokens)
+    product = torch.empty(gradient.shape[1], tokens.shape[1])
     of_wide = torch.empty(wide.shape[1])
     ends = marks(wide.shape[1], BLOCK)
     of_narrow = {first: torch.empty(narrow.shape[1]) for first in ends[:-1]}
-    given = bits(narrow), bits(wide), product.numpy(), across.numpy()
+    given = bits(narrow), bits(wide), product.numpy()
     size = gradient_kernels.scratch_size(narrow.shape[1])
 
     def work(first: int, last: int) -> None:
@@ -132,7 +131,7 @@ def _over_tokens(gradient: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         gradient_kernels.over_tokens(first, last, *given, *sums, scratch(size))
 
     _share("gradient of weights", work, ends, ())
-    return (across, of_wide) if turned else (product, of_narrow[0])
+    return product, of_wide if leads else of_narrow[0]
 
 
 class _Gelu(torch.autograd.Function):

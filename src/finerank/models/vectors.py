@@ -29,7 +29,7 @@ HALVES, WORDS, REALS = (ir.VectorType(kind, LANES) for kind in (I16, I32, F32))
 FLAGS = ("contract", "reassoc", "nsz", "arcp")
 
 
-class _Brain(ir.types.Type):
+class Brain(ir.types.Type):
     """bfloat16: LLVM has it, llvmlite does not."""
 
     intrinsic_name = "bf16"
@@ -38,10 +38,10 @@ class _Brain(ir.types.Type):
         return "bfloat"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Brain)
+        return isinstance(other, Brain)
 
     def __hash__(self) -> int:
-        return hash(_Brain)
+        return hash(Brain)
 
 
 class _Vector(types.Type):
@@ -140,7 +140,7 @@ def load_bfloat16(context: Any, address: Any) -> Any:
 @intrinsic
 def store_bfloat16(context: Any, address: Any, vector: Any) -> Any:
     """Write 16 numbers, rounded to bfloat16."""
-    brains = ir.VectorType(_Brain(), LANES)
+    brains = ir.VectorType(Brain(), LANES)
 
     def build(b: Any, at: Any, v: Any) -> None:
         b.store(b.fptrunc(v, brains), pointer(b, at, brains), align=2)
@@ -150,7 +150,7 @@ def store_bfloat16(context: Any, address: Any, vector: Any) -> Any:
 
 def _rounded(b: Any, first: Any, second: Any) -> Any:
     """Return two vectors as 32 bfloat16: one conversion of both costs little more than one of each."""
-    brains = call(b, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", ir.VectorType(_Brain(), 2 * LANES), second, first)
+    brains = call(b, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", ir.VectorType(Brain(), 2 * LANES), second, first)
     return b.bitcast(brains, ir.VectorType(I16, 2 * LANES))
 
 
