@@ -81,8 +81,9 @@ def _pad(rows, stride, count, target):
 
 @njit
 def _lay_out(rows, stride, count, steps, strips, turned, padded, sums, target):
-    """Write ``strips`` times 32 columns of ``count`` tokens, each as two rows of ``steps`` tiles: of pairs, or transposed
-    (``turned``). The columns' sums are added to ``sums``, float32.
+    """Write ``strips`` times 32 columns of ``count`` tokens, each as two rows of ``steps`` tiles: of pairs, or turned.
+
+    The columns' sums are added to ``sums``, float32.
 
     Rows are read from left to right, and asked for ahead: column after column takes three times as long, as what is
     read next then lies in another page each time.
