@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit
 
 from finerank.models.amx import CONFIG, LINE, TILE, add_products, configure, interleave_summing, restore, turn_summing
+from finerank.models.layer_kernels import as_tiles, as_usual, place_of
 from finerank.models.vectors import (
     LANES,
     filled,
@@ -80,21 +81,23 @@ def _pad(rows, stride, count, target):
 
 
 @njit
-def _lay_out(rows, stride, count, steps, strips, turned, padded, sums, target):
+def _lay_out(rows, first, block, count, steps, strips, turned, padded, sums, target):
     """Write ``strips`` times 32 columns of ``count`` tokens, each as two rows of ``steps`` tiles: of pairs, or turned.
 
-    The columns' sums are added to ``sums``, float32.
+    They are ``Rows`` from ``first`` on, a multiple of 32, their columns those from 32 times ``block`` on. The columns'
+    sums are added to ``sums``, float32.
 
     Rows are read from left to right, and asked for ahead: column after column takes three times as long, as what is
     read next then lies in another page each time.
     """
     for step in range(steps):
         for strip in range(strips):
-            at, apart = rows + step * STEP * stride + strip * LINE, stride
-            for row in range(STEP, 2 * STEP):
-                prefetch(at + row * stride)
+            token, column = first + step * STEP, block + strip
+            at, following, apart = place_of(rows, token, column), place_of(rows, token + STEP, column), rows.apart
+            for row in range(STEP):
+                prefetch(following + row * apart)
             if (step + 1) * STEP > count:
-                _pad(at, stride, count - step * STEP, padded)
+                _pad(at, apart, count - step * STEP, padded)
                 at, apart = padded, LINE
             tile = target + (2 * strip * steps + step) * TILE
             place = sums + 2 * LINE * strip
@@ -112,15 +115,19 @@ def _lay_out(rows, stride, count, steps, strips, turned, padded, sums, target):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def over_tokens(first, last, narrow, wide, product, narrow_sums, wide_sums, scratch):
+def over_tokens(first, last, narrow, wide, tiled, product, narrow_sums, wide_sums, scratch):
     """Write what columns ``first`` to ``last`` of the wide factor, multiples of 32, have of the product over tokens.
 
     Args:
+        tiled: the factors are tiles, T a multiple of 32 (``layer_kernels.as_tiles``).
         product: narrow' wide, float32 [M, N], or wide' narrow [N, M]; the latter where N = M.
         narrow_sums, wide_sums: the columns' sums, float32; the narrow factor's are of all columns.
     """
     count, width = narrow.shape
     columns = wide.shape[1]
+    rows, wide_rows = as_usual(narrow.ctypes.data, 2 * width), as_usual(wide.ctypes.data, 2 * columns)
+    if tiled:
+        rows, wide_rows = as_tiles(narrow.ctypes.data, 2 * width), as_tiles(wide.ctypes.data, 2 * columns)
     leads = product.shape[0] == columns  # the wide factor's columns are the product's rows
     chunk = chunk_of(width)
     strips = strips_of(chunk)
@@ -136,14 +143,15 @@ def over_tokens(first, last, narrow, wide, product, narrow_sums, wide_sums, scra
         tokens = min(chunk, count - start)
         steps = (tokens + STEP - 1) // STEP
         apart = steps * TILE
-        rows, sums = narrow.ctypes.data + 2 * start * width, narrow_sums.ctypes.data
-        _lay_out(rows, 2 * width, tokens, steps, width // STEP, not leads, room.padded, sums, room.held)
+        _lay_out(
+            rows, start, 0, tokens, steps, width // STEP, not leads, room.padded, narrow_sums.ctypes.data, room.held
+        )
         for place in range(first, last, STEP * strips):
             here = min(strips, (last - place) // STEP)
-            rows, sums = wide.ctypes.data + 2 * (start * columns + place), wide_sums.ctypes.data + 4 * place
-            _lay_out(rows, 2 * columns, tokens, steps, here, leads, room.padded, sums, room.beside)
+            sums, block = wide_sums.ctypes.data + 4 * place, place // STEP
+            _lay_out(wide_rows, start, block, tokens, steps, here, leads, room.padded, sums, room.beside)
             for strip in range(here):
-                beside, aim = room.beside + 2 * strip * apart, product.ctypes.data + (place // STEP + strip) * right
+                beside, aim = room.beside + 2 * strip * apart, product.ctypes.data + (block + strip) * right
                 for nth in range(width // STEP):
                     held = room.held + 2 * nth * apart
                     for row in range(0, STEP * stride, stride):  # what is written next: a store waits for its line

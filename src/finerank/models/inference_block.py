@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -13,17 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from finerank.models import attention_kernels, inference_kernels, packed
+from finerank.models import attention_kernels, inference_kernels
 from finerank.models.bert_block import behind, head_size, is_gelu, linears
-from finerank.models.inference_kernels import BLOCK, ROWS, Weights
+from finerank.models.chunks import chunk_size, chunks_of, roomy, with_room
 from finerank.models.kernel_arrays import bits, norm_of
 from finerank.models.kernel_threads import marks, scratch, share
-
-CHUNK, LARGE_CHUNK = 256, 1024
-"""Tokens, about, that go through a block at a time: where a layer's weights stay in a processor's second cache, and
-where they come from afar for each chunk."""
-NEAR = 2 << 20
-"""Bytes of a layer's weights that stay near."""
+from finerank.models.layer_kernels import BLOCK, Weights
 
 
 class Block:
@@ -48,10 +42,7 @@ class Block:
         self.inner = up.out_features
         self.chunk = self.chunk_size(max(2 * part.weight.numel() for part in (up, down)))
 
-    @staticmethod
-    def chunk_size(weights: int) -> int:
-        """Return how many tokens, about, go through a block at a time whose largest layer has ``weights`` bytes."""
-        return CHUNK if weights <= NEAR else LARGE_CHUNK
+    chunk_size = staticmethod(chunk_size)
 
     @staticmethod
     def laid_out(layers: Sequence[nn.Linear]) -> Any:
@@ -71,26 +62,23 @@ class Block:
     def __call__(self, tokens: Tensor, runs: tuple[tuple[int, int, int], ...]) -> Tensor:
         """Run the block over the real tokens [T, W] of a batch, in bfloat16 (``packed.Layout.runs``)."""
         count, width = tokens.shape
-        starts, chunks = packed.starts_of(runs).numpy(), _chunks(runs, self.chunk, torch.get_num_threads())
-        tokens, result = _roomy(tokens), tokens.new_empty(count + ROWS, width)[:count]
+        chunks = chunks_of(runs, self.chunk, torch.get_num_threads())
+        tokens, result = roomy(tokens), with_room(count, width)
         given = bits(tokens), self.projections, self.layers, self.norms
-        longest = max(length for _, _, length in runs)
-        most = int(np.diff(starts[chunks]).max())
-        attending = attention_kernels.scratch_size(longest, width // self.heads)
-        size = max(self.kernels.scratch_size(width, self.inner, most), attending)
+        attending = attention_kernels.scratch_size(chunks.longest, width // self.heads)
+        size = max(self.kernels.scratch_size(width, self.inner, chunks.most), attending)
 
         def work(first: int, last: int) -> None:
-            self.kernels.block(
-                first, last, chunks, starts, *given, self._rooms(most, width), bits(result), scratch(size)
-            )
+            rooms = self._rooms(chunks.most, width)
+            self.kernels.block(first, last, chunks.inputs, chunks.starts, *given, rooms, bits(result), scratch(size))
 
         with record_function(self.NAME):  # no operation of torch: a profile would not see it
-            share(work, marks(len(chunks) - 1))
+            share(work, marks(len(chunks.inputs) - 1))
         return result
 
     def _rooms(self, count: int, width: int) -> tuple[NDArray[Any], ...]:
         """Return memory for a chunk of ``count`` tokens (the kernel's ``rooms``)."""
-        states, attended = (torch.empty(count + ROWS, size, dtype=torch.bfloat16) for size in (3 * width, width))
+        states, attended = (with_room(count, size) for size in (3 * width, width))
         shape = self.heads, width // self.heads
         by_head = states.view(-1, 3, *shape), attended.view(-1, *shape)
         levels = np.empty((self.heads, 0), np.float32)
@@ -102,20 +90,3 @@ def joined(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor]:
     parts = (torch.cat([getattr(layer, name).detach().float() for layer in layers]) for name in ("weight", "bias"))
     weight, bias = parts
     return weight, bias
-
-
-def _roomy(tokens: Tensor) -> Tensor:
-    """Return tokens [T, W] with memory for some more behind them (``inference_kernels``)."""
-    count, width = tokens.shape
-    behind_them = tokens.untyped_storage().nbytes() // tokens.element_size() - tokens.storage_offset() - count * width
-    if tokens.is_contiguous() and behind_them >= ROWS * width:
-        return tokens
-    return tokens.new_empty(count + ROWS, width)[:count].copy_(tokens)
-
-
-@lru_cache(maxsize=64)
-def _chunks(runs: tuple[tuple[int, int, int], ...], size: int, least: int) -> NDArray[np.int64]:
-    """Return the numbers of the inputs that chunks of some ``size`` tokens begin with, and of inputs in all."""
-    starts = packed.starts_of(runs).numpy()
-    number = max(round(int(starts[-1]) / size), least)
-    return np.unique(np.searchsorted(starts, np.linspace(0, starts[-1], number + 1)))

@@ -4,164 +4,68 @@ Some inputs at a time go through the block, so that attention finds its queries,
 second cache, and each layer what the one before left. Products add up in float32; bias, activation, residual and norm
 are computed before anything is rounded.
 
-Names: T tokens of W numbers, inner width F. All is addressed in bytes; ``scratch`` is kept alive by Python. Products
-are of 32 tokens at a time: behind what is said to be there, memory for 31 more may be read, and is not used.
+Names: T tokens of W numbers, inner width F. All is addressed in bytes; ``scratch`` is kept alive by Python.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 from numba import njit
 
-from finerank.models.amx import (
-    CONFIG,
-    LINE,
-    TILE,
-    configure,
-    restore,
-    tile_add_product,
-    tile_load,
-    write_sums,
-    zero_sums,
-)
+from finerank.models.amx import CONFIG, configure, restore
 from finerank.models.attention_kernels import attend
+from finerank.models.layer_kernels import (
+    BLOCK,
+    ROWS,
+    SUMS,
+    apply_biased,
+    applying,
+    as_reals,
+    as_tiles,
+    as_usual,
+    of,
+    place_of,
+    row_of,
+)
 from finerank.models.norm_kernels import write_norm
 from finerank.models.vector_functions import gelu
-from finerank.models.vectors import (
-    load,
-    load_bfloat16,
-    prefetch,
-    prefetch_near,
-    prefetch_write,
-    store,
-    store_two,
-)
-
-ROWS = 32
-"""Tokens that are computed at a time."""
-BLOCK = 32
-"""Outputs of a layer that are computed at a time."""
-
-
-class Weights(NamedTuple):
-    """A layer: bfloat16 [N / 32, K / 32, 2, 16, 16, 2], and its bias, float32 [N]."""
-
-    tiles: Any
-    bias: Any
+from finerank.models.vectors import load, load_bfloat16, store, store_two
 
 
 def scratch_size(width: int, inner: int, count: int) -> int:
     """Return the bytes of scratch memory for a block of which ``count`` tokens are computed at a time."""
-    return CONFIG + 4 * TILE + (count + ROWS) * (4 * width + 2 * width + 2 * inner)
-
-
-class _Rows(NamedTuple):
-    """Rows of bfloat16: where, how far one is from the next, and 32 numbers of a row from the next 32.
-
-    As they are usually kept, or, by 32 rows, as tiles, which a processor fetches faster.
-    """
-
-    at: int
-    apart: int
-    step: int
+    return CONFIG + SUMS + (count + ROWS) * (4 * width + 2 * width + 2 * inner)
 
 
 @njit
-def _as_usual(at, width):
-    return _Rows(at, 2 * width, 2 * BLOCK)
+def _write_gelu(given, target, block, first, rows, sums):
+    """Write GELU of sums of products plus biases as bfloat16."""
+    aim, bias = place_of(target, first, block), given + 4 * BLOCK * block
+    for row in range(rows):
+        left, right = load(sums + 128 * row) + load(bias), load(sums + 128 * row + 64) + load(bias + 64)
+        store_two(aim + row * target.apart, gelu(left), gelu(right))
 
 
 @njit
-def _as_tiles(at):
-    return _Rows(at, 2 * BLOCK, 2 * TILE)
+def _write_added(given, target, block, first, rows, sums):
+    """Write sums of products plus biases and a residual in bfloat16 as float32."""
+    bias, residual = given
+    aim, at, bias = place_of(target, first, block), place_of(residual, first, block), bias + 4 * BLOCK * block
+    for row in range(rows):
+        for half in range(2):
+            outputs = load(sums + 128 * row + 64 * half) + load(bias + 64 * half)
+            added = load_bfloat16(at + row * residual.apart + 32 * half)
+            store(aim + row * target.apart + 64 * half, outputs + added)
 
 
-@njit
-def _expect(at, apart):
-    """Have eight rows of a tile brought into the first cache; what else it is good for, see ``amx.expect_near``."""
-    for row in range(8):
-        prefetch_near(at + row * apart)
-
-
-@njit
-def _fetch(at, size, first, count):
-    """Have what ``size`` bytes a block's weights take brought into the second cache, by and by as ``first`` counts."""
-    for line in range(size * first // count // LINE, min(size * (first + ROWS) // count, size) // LINE):
-        prefetch(at + LINE * line)
-
-
-@njit
-def _add_products(left, rows, steps, right, sums):
-    """Write [32, K] times a block of a layer [K, 32] as float32 [32, 32]; ``left`` is where the 32 rows begin."""
-    zero_sums()
-    apart, half = rows.apart, 16 * rows.apart
-    for step in range(steps):
-        at, tiles = left + step * rows.step, right + step * 2 * TILE
-        following = at + rows.step
-        tile_load(4, at, apart)
-        tile_load(5, at + half, apart)
-        tile_load(6, tiles, 64)
-        tile_load(7, tiles + TILE, 64)
-        _expect(following, apart)
-        tile_add_product(0, 4, 6)
-        _expect(following + 8 * apart, apart)
-        tile_add_product(1, 4, 7)
-        _expect(following + half, apart)
-        tile_add_product(2, 5, 6)
-        _expect(following + half + 8 * apart, apart)
-        tile_add_product(3, 5, 7)
-    write_sums(sums, 4 * BLOCK)
-
-
-@njit
-def _apply(source, count, weights, inner, activated, target, sums):
-    """Write a layer of [count, K], or GELU of it, as bfloat16 [count, N]; both are ``_Rows``."""
-    columns, steps = len(weights.bias), inner // 32
-    for block in range(columns // BLOCK):
-        right = weights.tiles.ctypes.data + block * steps * 2 * TILE
-        bias = weights.bias.ctypes.data + 4 * BLOCK * block
-        for first in range(0, count, ROWS):
-            aim, rows = target.at + first * columns * 2 + block * target.step, min(ROWS, count - first)
-            for row in range(rows):
-                prefetch_write(aim + row * target.apart)
-            _fetch(right + steps * 2 * TILE, steps * 2 * TILE, first, count)
-            _add_products(source.at + first * inner * 2, source, steps, right, sums)
-            for row in range(rows):
-                left, other = load(sums + 128 * row) + load(bias), load(sums + 128 * row + 64) + load(bias + 64)
-                if activated:
-                    left, other = gelu(left), gelu(other)
-                store_two(aim + row * target.apart, left, other)
-
-
-@njit
-def _add(source, count, weights, inner, residual, target, sums):
-    """Write a layer of [count, K] plus a residual, both ``_Rows``, as float32 [count, N]."""
-    columns, steps = len(weights.bias), inner // 32
-    for block in range(columns // BLOCK):
-        right = weights.tiles.ctypes.data + block * steps * 2 * TILE
-        bias = weights.bias.ctypes.data + 4 * BLOCK * block
-        for first in range(0, count, ROWS):
-            aim, rows = target + (first * columns + block * BLOCK) * 4, min(ROWS, count - first)
-            for row in range(rows):
-                prefetch_write(aim + row * columns * 4)
-                prefetch_write(aim + row * columns * 4 + 64)
-            _fetch(right + steps * 2 * TILE, steps * 2 * TILE, first, count)
-            _add_products(source.at + first * inner * 2, source, steps, right, sums)
-            for row in range(rows):
-                at = residual.at + first * columns * 2 + block * residual.step + row * residual.apart
-                for half in range(2):
-                    outputs = load(sums + 128 * row + 64 * half) + load(bias + 64 * half)
-                    store(aim + row * columns * 4 + 64 * half, outputs + load_bfloat16(at + 32 * half))
+_apply_gelu, _apply_added = applying(_write_gelu), applying(_write_added)
 
 
 @njit
 def _norm(source, count, width, norm, target):
     """Write the layer norm of float32 [count, W] as ``_Rows``."""
     for row in range(count):
-        aim = target.at + row // ROWS * ROWS * width * 2 + row % ROWS * target.apart
-        write_norm(source + row * width * 4, width, norm, aim, target.step)
+        write_norm(source + row * width * 4, width, norm, row_of(target, row), target.step)
 
 
 @njit
@@ -175,15 +79,16 @@ def _finish(count, attended, tokens, layers, norms, out, scratch):
     output, up, down = layers
     width, inner, most = len(output.bias), len(up.bias), count + ROWS
     sums = scratch + CONFIG
-    reals = sums + 4 * TILE
-    middle = _as_tiles(reals + 4 * most * width)
-    wide = _as_tiles(middle.at + 2 * most * width)
+    reals = as_reals(sums + SUMS, 4 * width)
+    middle = as_tiles(reals.at + most * reals.size, 2 * width)
+    wide = as_tiles(middle.at + most * middle.size, 2 * inner)
     configure(scratch)
-    _add(_as_usual(attended, width), count, output, width, _as_usual(tokens, width), reals, sums)
-    _norm(reals, count, width, norms[0], middle)
-    _apply(middle, count, up, width, True, wide, sums)
-    _add(wide, count, down, inner, middle, reals, sums)
-    _norm(reals, count, width, norms[1], _as_usual(out, width))
+    given = output.bias.ctypes.data, as_usual(tokens, 2 * width)
+    _apply_added(as_usual(attended, 2 * width), count, *of(output.tiles), sums, reals, given)
+    _norm(reals.at, count, width, norms[0], middle)
+    _apply_gelu(middle, count, *of(up.tiles), sums, wide, up.bias.ctypes.data)
+    _apply_added(wide, count, *of(down.tiles), sums, reals, (down.bias.ctypes.data, middle))
+    _norm(reals.at, count, width, norms[1], as_usual(out, 2 * width))
     restore(scratch)
 
 
@@ -206,8 +111,9 @@ def block(first, last, chunks, starts, tokens, projections, layers, norms, rooms
         count, at = own[-1], starts[begin] * width * 2
         source, aim = tokens.ctypes.data + at, out.ctypes.data + at
         configure(base)
-        target = _as_usual(states.ctypes.data, 3 * width)
-        _apply(_as_usual(source, width), count, projections, width, False, target, base + CONFIG)
+        target = as_usual(states.ctypes.data, 6 * width)
+        bias = projections.bias.ctypes.data
+        apply_biased(as_usual(source, 2 * width), count, *of(projections.tiles), base + CONFIG, target, bias)
         restore(base)
         attend(own, np.float64(by_head.shape[3]) ** -0.5, by_head, attended_by_head, levels, scratch)
         _finish(count, attended.ctypes.data, source, layers, norms, aim, base)

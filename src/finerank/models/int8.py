@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from finerank.models import inference_block, int8_kernels
-from finerank.models.inference_block import CHUNK, joined
+from finerank.models.chunks import CHUNK
+from finerank.models.inference_block import joined
 from finerank.models.int8_kernels import BLOCK, Weights
 
 

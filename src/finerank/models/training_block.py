@@ -1,31 +1,38 @@
-"""An encoder's block for training in bfloat16 on a processor with AMX: its own operations of torch, one way and back.
+"""An encoder's block for training in bfloat16 on a processor with AMX: one operation of torch, one way and back.
 
-What a step computes beside its products is bound by memory, so that each part here is one round over it where torch
-takes several (``training_kernels``); gradients of weights are products by kernels of our own (``gradient_kernels``).
-Between blocks travel the residual stream in float32 and the same rounded, which is what products want.
+All but the gradients of weights is computed by ``training_kernels``, some inputs at a time; these are products over all
+tokens, by ``gradient_kernels``. Between blocks travel the residual stream in float32 and the same rounded, which is
+what products want; its gradient is that of the former.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.profiler import record_function
 
-from finerank.models import gradient_kernels, packed, training_kernels
+from finerank.models import (
+    attention_back_kernels,
+    attention_kernels,
+    gradient_kernels,
+    layer_kernels,
+    training_kernels,
+)
 from finerank.models.bert_block import behind, head_size, is_gelu, linears
+from finerank.models.chunks import Chunks, Runs, chunk_size, chunks_of, roomy, with_room
 from finerank.models.dropout import PooledDropout
 from finerank.models.kernel_arrays import bits, norm_of, reals
 from finerank.models.kernel_threads import marks, scratch, share
-from finerank.models.tiled_attention import attend
-from finerank.models.vectors import LANES
+from finerank.models.layer_kernels import BLOCK, Weights
+from finerank.models.norm_kernels import Norm
+from finerank.models.training_kernels import Kept, Slopes
 
 BRAIN = torch.bfloat16
-BLOCK = 32
-"""What widths are multiples of."""
 
 
 class Stream(NamedTuple):
@@ -54,17 +61,15 @@ class Block:
     ) -> None:
         self.projections, self.layers, self.norms, self.dropouts = projections, layers, norms, dropouts
         self.heads = heads
+        self.chunk = chunk_size(max(2 * layer.weight.numel() for layer in layers))
 
-    def __call__(self, tokens: Tensor | Stream, runs: tuple[tuple[int, int, int], ...]) -> Stream:
+    def __call__(self, tokens: Tensor | Stream, runs: Runs) -> Stream:
         """Run the block over the real tokens [T, W] of a batch (``packed.Layout.runs``)."""
         stream = tokens if isinstance(tokens, Stream) else Stream(tokens.float(), tokens.to(BRAIN))
-        output, up, down = self.layers
-        count, width = stream.exact.shape
-        states = _linear(stream.rounded, self.projections).view(count, 3, self.heads, width // self.heads)
-        attended = _linear(attend(states, packed.starts_of(runs)), [output])
-        stream = _add_norm(attended, stream.exact, self.dropouts[0], self.norms[0])
-        activated: Tensor = _Gelu.apply(_linear(stream.rounded, [up]))  # type: ignore[no-untyped-call]
-        return _add_norm(_linear(activated, [down]), stream.exact, self.dropouts[1], self.norms[1])
+        every = *self.projections, *self.layers, *self.norms
+        parts = [part for each in every for part in (each.weight, each.bias)]
+        chunks = chunks_of(runs, self.chunk, torch.get_num_threads())
+        return Stream(*_Way.apply(self, chunks, *stream, *parts))  # type: ignore[no-untyped-call]
 
 
 def fits(layer: Any) -> bool:
@@ -85,118 +90,160 @@ def block_of(layer: Any) -> Block:
     return Block(projections, (attended, up, down), *behind(layer), heads)
 
 
-def _linear(tokens: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
-    """Return layers of the same input side by side: [T, in] -> [T, out], bfloat16."""
-    parts = *(layer.weight for layer in layers), *(layer.bias for layer in layers)
-    applied: Tensor = _Linear.apply(tokens, *parts)  # type: ignore[no-untyped-call]
-    return applied
+class _Way(torch.autograd.Function):
+    """A block's way; ``parts`` are weights and biases of queries, keys, values, ``layers`` and ``norms``."""
 
-
-class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, *parts: Tensor) -> Tensor:
-        weights, biases = parts[: len(parts) // 2], parts[len(parts) // 2 :]
-        weight = torch.cat([part.to(BRAIN) for part in weights])
-        ctx.save_for_backward(tokens, weight)
-        ctx.sizes = [len(part) for part in weights]
-        # Where addmm writes the bias first, to be added to, this takes it along.
-        applied = torch.ops.mkldnn._linear_pointwise(tokens, weight, torch.cat(biases).to(BRAIN), "none", [], "")
-        return cast(Tensor, applied)
+    def forward(
+        ctx: Any, block: Block, chunks: Chunks, exact: Tensor, rounded: Tensor, *parts: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        exact, rounded, kept = exact.contiguous(), roomy(rounded), _kept(block, chunks, exact.shape[1])
+        result = Stream(torch.empty_like(exact), with_room(*exact.shape))
+        laid_out = [_laid_out(parts[first:last:2]) for first, last in _LAYERS]
+        biases = [torch.cat(parts[first + 1 : last : 2]) for first, last in _LAYERS]
+        layers = tuple(Weights(bits(forth), reals(bias)) for (forth, _), bias in zip(laid_out, biases))
+        given = reals(exact), bits(rounded), layers, _norms(block, parts), _arrays(kept)
+        made = reals(result.exact), bits(result.rounded)
+        _by_chunks("block", block, chunks, attention_kernels, training_kernels.block, lambda _: (*given, *made))
+        ctx.block, ctx.chunks = block, chunks
+        ctx.save_for_backward(rounded, *parts[-4:], *(back for _, back in laid_out), *kept[:-1], *kept.factors)
+        ctx.mark_non_differentiable(result.rounded)  # its gradient is that of the exact one
+        return result.exact, result.rounded
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        tokens, weight = ctx.saved_tensors
-        gradient = gradients[0].contiguous()
-        of_tokens = torch.mm(gradient, weight) if ctx.needs_input_grad[0] else None
-        if not any(ctx.needs_input_grad[1:]):
-            return of_tokens, *[None] * len(ctx.needs_input_grad[1:])
-        of_weight, of_bias = _over_tokens(gradient, tokens.contiguous())
-        return of_tokens, *torch.split(of_weight, ctx.sizes), *torch.split(of_bias, ctx.sizes)
+        block, chunks = ctx.block, ctx.chunks
+        rounded, *others = ctx.saved_tensors
+        norms, weights, kept = others[:4], others[4:8], Kept._make((*others[8:-2], tuple(others[-2:])))
+        above = gradients[0].contiguous()
+        back, slopes, width = torch.empty_like(above), _slopes(kept), above.shape[1]
+        given = reals(above), tuple(map(bits, weights)), _norms(block, norms), _arrays(kept)
+        of_norms: dict[int, Tensor] = {}
+
+        def own(first: int) -> tuple[Any, ...]:
+            of_norms[first] = torch.empty(2, 2, width)
+            of_attended = with_room(chunks.most, width).view(chunks.most, block.heads, -1)
+            return *given, _arrays(slopes), reals(back), reals(of_norms[first]), bits(of_attended)
+
+        _by_chunks("block back", block, chunks, attention_back_kernels, training_kernels.block_back, own)
+        of_parts = _of_parts(slopes, kept, rounded, ctx.needs_input_grad[4:])
+        of_each = torch.stack([*of_norms.values()]).sum(0).flatten(0, 1)
+        return None, None, back, None, *of_parts, *of_each
 
 
-def _over_tokens(gradient: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of a layer's weight [N, K] and bias [N], given that of its result [T, N]."""
+_LAYERS = (0, 6), (6, 8), (8, 10), (10, 12)
+"""Which parts are those of queries, keys and values side by side, of the attention's output, up and down."""
+
+
+def _kept(block: Block, chunks: Chunks, width: int) -> Kept:
+    """Return memory for what a block keeps of [T, W], and dropout's factors."""
+    count, tiled, inner = int(chunks.starts[-1]), int(chunks.places[-1]), block.layers[1].out_features
+    factors = (dropout.factors(count * width, BRAIN) for dropout in block.dropouts)
+    return Kept(
+        states=with_room(count, 3 * width).view(count, 3, block.heads, -1),
+        attended=with_room(count, width).view(count, block.heads, -1),
+        levels=torch.empty(block.heads, count),
+        sums=torch.empty(count, width),
+        normed=torch.empty(tiled, width, dtype=BRAIN),
+        wide=torch.empty(tiled, inner, dtype=BRAIN),
+        activated=torch.empty(tiled, inner, dtype=BRAIN),
+        last=torch.empty(count, width),
+        factors=tuple(torch.empty(0, dtype=BRAIN) if of is None else of for of in factors),
+    )
+
+
+def _slopes(kept: Kept) -> Slopes:
+    """Return memory for the gradients of what a block's layers gave."""
+    states, attended = (with_room(len(of), of[0].numel()).view(of.shape) for of in (kept.states, kept.attended))
+    return Slopes(states, attended, torch.empty_like(kept.wide), torch.empty_like(kept.normed))
+
+
+def _of_parts(slopes: Slopes, kept: Kept, rounded: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
+    """Return the gradients of layers' weights and biases, of those that are needed."""
+    factors = (
+        (slopes.states.flatten(1), rounded, False),
+        (slopes.attended.flatten(1), kept.attended.flatten(1), False),
+        (slopes.wide, kept.normed, True),
+        (slopes.last, kept.activated, True),
+    )
+    found: list[Tensor | None] = []
+    for (slope, tokens, tiled), (first, last) in zip(factors, _LAYERS):
+        if any(needed[first:last]):
+            each = (of.chunk((last - first) // 2) for of in _over_tokens(slope, tokens, tiled=tiled))
+            found += [of for pair in zip(*each) for of in pair]
+        else:
+            found += [None] * (last - first)
+    return found
+
+
+def _arrays(tensors: Kept | Slopes) -> Any:
+    """Return the same on arrays, as kernels want them."""
+    made = (tuple(map(bits, of)) if isinstance(of, tuple) else _array(of) for of in tensors)
+    return type(tensors)(*made)
+
+
+def _array(tensor: Tensor) -> Any:
+    return bits(tensor) if tensor.dtype == BRAIN else reals(tensor)
+
+
+def _norms(block: Block, parts: Sequence[Tensor]) -> tuple[Norm, Norm]:
+    """Return the block's norms, whose weights and biases are the last four parts."""
+    weight, bias, last_weight, last_bias = parts[-4:]
+    first, last = block.norms
+    return norm_of(weight, bias, first.eps), norm_of(last_weight, last_bias, last.eps)
+
+
+def _laid_out(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the weights of layers that stand side by side as kernels want them, for both ways."""
+    steps, blocks = weights[0].shape[1] // BLOCK, len(weights) * len(weights[0]) // BLOCK
+    forth, back = (torch.empty(*size, BLOCK * BLOCK, dtype=BRAIN) for size in ((blocks, steps), (steps, blocks)))
+    given = tuple(reals(weight.contiguous()) for weight in weights), bits(forth), bits(back)
+    ends, size = marks(blocks), layer_kernels.LAYING_OUT
+    _share("weights", lambda first, last: layer_kernels.lay_out(first, last, *given, scratch(size)), ends)
+    return forth, back
+
+
+def _by_chunks(
+    name: str, block: Block, chunks: Chunks, attention: ModuleType, kernel: Any, own: Callable[[int], Sequence[Any]]
+) -> None:
+    """Have each thread take its share.
+
+    Args:
+        attention: the kernels that ``kernel`` calls.
+        own: returns the kernel's arguments for the thread that begins with this chunk.
+    """
+    width, cut = block.layers[0].out_features, (chunks.inputs, chunks.starts, chunks.places)
+    attending = attention.scratch_size(chunks.longest, width // block.heads)
+    size = max(training_kernels.scratch_size(width, chunks.most), attending)
+    ends = marks(len(chunks.inputs) - 1)
+    given = {first: own(first) for first in ends[:-1]}
+    _share(name, lambda first, last: kernel(first, last, *cut, *given[first], scratch(size)), ends)
+
+
+def _over_tokens(gradient: Tensor, tokens: Tensor, *, tiled: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a layer's weight [N, K] and bias [N], given that of its result [T, N].
+
+    Args:
+        tiled: both lie as tiles (``layer_kernels.as_tiles``), T a multiple of 32.
+    """
     leads = gradient.shape[1] >= tokens.shape[1]
     narrow, wide = (tokens, gradient) if leads else (gradient, tokens)
     product = torch.empty(gradient.shape[1], tokens.shape[1])
     of_wide = torch.empty(wide.shape[1])
     ends = marks(wide.shape[1], BLOCK)
     of_narrow = {first: torch.empty(narrow.shape[1]) for first in ends[:-1]}
-    given = bits(narrow), bits(wide), product.numpy()
+    given = bits(narrow), bits(wide), tiled, product.numpy()
     size = gradient_kernels.scratch_size(narrow.shape[1])
 
     def work(first: int, last: int) -> None:
         sums = of_narrow[first].numpy(), of_wide.numpy()
         gradient_kernels.over_tokens(first, last, *given, *sums, scratch(size))
 
-    _share("gradient of weights", work, ends, ())
+    _share("gradient of weights", work, ends)
     return product, of_wide if leads else of_narrow[0]
 
 
-class _Gelu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, states: Tensor) -> Tensor:
-        ctx.save_for_backward(states)
-        activated = torch.empty_like(states)
-        arrays = bits(states), bits(activated)
-        _share("gelu", training_kernels.activate, marks(states.numel(), LANES), arrays)
-        return activated
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (states,) = ctx.saved_tensors
-        back = torch.empty_like(states)
-        arrays = bits(states), bits(gradients[0].contiguous()), bits(back)
-        _share("gelu back", training_kernels.activate_back, marks(states.numel(), LANES), arrays)
-        return back
-
-
-def _add_norm(states: Tensor, residual: Tensor, dropout: PooledDropout, norm: nn.LayerNorm) -> Stream:
-    """Return the layer norm of states, some of them dropped, plus a residual; both [T, W]."""
-    factors = dropout.factors(states.numel(), BRAIN)
-    kept = states.new_empty(0) if factors is None else factors
-    return Stream(*_AddNorm.apply(states, residual, kept, norm.weight, norm.bias, norm.eps))  # type: ignore[no-untyped-call]
-
-
-class _AddNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, states: Tensor, residual: Tensor, kept: Tensor, weight: Tensor, bias: Tensor, epsilon: float
-    ) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        sums, normed, rounded = torch.empty_like(residual), torch.empty_like(residual), torch.empty_like(states)
-        ctx.save_for_backward(sums, kept, weight, bias)
-        ctx.epsilon = epsilon
-        given = bits(states.contiguous()), bits(kept), reals(residual.contiguous()), norm_of(weight, bias, epsilon)
-        made = reals(sums), reals(normed), bits(rounded)
-        _share("dropout, residual, norm", training_kernels.add_norm, marks(len(states)), (*given, *made))
-        return normed, rounded
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, above: Tensor | None, rounded: Tensor | None) -> tuple[Tensor | None, ...]:
-        sums, kept, weight, bias = ctx.saved_tensors
-        count, width = sums.shape
-        back, down = torch.empty_like(sums), torch.empty_like(sums, dtype=BRAIN)
-        ends = marks(count)
-        parts = {first: torch.empty(2, width) for first in ends[:-1]}
-        given = (
-            reals(sums), bits(kept), reals(sums.new_empty(0) if above is None else above.contiguous()),
-            bits(down.new_empty(0) if rounded is None else rounded.contiguous()), norm_of(weight, bias, ctx.epsilon),
-        )  # fmt: skip
-        made = reals(back), bits(down)
-        size = training_kernels.scratch_size(width)
-
-        def work(first: int, last: int) -> None:
-            training_kernels.add_norm_back(first, last, *given, *made, reals(parts[first]), scratch(size))
-
-        _share("dropout, residual, norm back", work, ends, ())
-        of_weight, of_bias = torch.stack([*parts.values()]).sum(0)
-        return down, back, None, of_weight, of_bias, None
-
-
-def _share(name: str, kernel: Callable[..., None], ends: Sequence[int], arrays: Sequence[Any]) -> None:
+def _share(name: str, work: Callable[[int, int], None], ends: Sequence[int]) -> None:
     with record_function(name):  # no operation of torch: a profile would not see it
-        share(lambda first, last: kernel(first, last, *arrays), ends)
+        share(work, ends)
