@@ -19,16 +19,21 @@ from finerank.models.amx import (
     TILE,
     add_products,
     configure,
-    expect_near,
     interleave,
     restore,
-    tile_add_product,
-    tile_load,
-    tile_store,
-    tile_zero,
     transpose,
 )
-from finerank.models.attention_kernels import LOG2E, expect, gather, lay_out, lay_out_transposed, padded
+from finerank.models.attention_kernels import (
+    LOG2E,
+    ROWS,
+    add_up,
+    expect,
+    gather,
+    lay_out,
+    lay_out_transposed,
+    padded,
+    write_scores,
+)
 from finerank.models.vector_functions import power_of_two
 from finerank.models.vectors import (
     FARTHEST,
@@ -43,11 +48,10 @@ from finerank.models.vectors import (
     store_bfloat16,
     store_one,
     store_pairs,
+    store_two,
     total,
 )
 
-ROWS = 16
-"""Rows of scores that are computed at a time."""
 CHUNK = 256
 """Rows of weights that are kept at a time; a multiple of 32."""
 
@@ -55,49 +59,9 @@ CHUNK = 256
 def scratch_size(longest: int, width: int) -> int:
     """Return the bytes of scratch memory for inputs of up to ``longest`` positions."""
     columns = padded.py_func(longest)
-    rows, scores, chunk = 2 * columns * width, 4 * ROWS * columns, 2 * columns * min(CHUNK, columns)
-    return CONFIG + 13 * rows + 3 * scores + 2 * chunk + 4 * ROWS * width + 4 * 4 * columns + TILE
-
-
-@njit
-def _write_scores(left, right, length, width, shades, target):
-    """Write [16, D] times a transposed [P, D], plus a row that every row gets, as float32 [16, P]."""
-    columns = padded(length)
-    steps = width // 32
-    for block in range(columns // 32):
-        tile_load(0, shades + 128 * block, 0)
-        tile_load(1, shades + 128 * block + 64, 0)
-        for part in range(steps):
-            tile = right + (2 * block * steps + part) * TILE
-            tile_load(4, left + 64 * part, width * 2)
-            tile_load(5, tile, 64)
-            tile_load(6, tile + steps * TILE, 64)
-            expect_near(tile + 2 * steps * TILE)
-            tile_add_product(0, 4, 5)
-            expect_near(tile + 3 * steps * TILE)
-            tile_add_product(1, 4, 6)
-        tile_store(0, target + 128 * block, columns * 4)
-        tile_store(1, target + 128 * block + 64, columns * 4)
-
-
-@njit
-def _weigh(left, right, length, width, target):
-    """Write weights [16, P] times [P, D] as float32 [16, D]."""
-    inner = padded(length)
-    for part in range(width // 32):
-        tile_zero(0)
-        tile_zero(1)
-        for block in range(inner // 32):
-            tile = right + (block * (width // 16) + 2 * part) * TILE
-            tile_load(4, left + 64 * block, inner * 2)
-            tile_load(5, tile, 64)
-            tile_load(6, tile + TILE, 64)
-            expect_near(tile + width // 16 * TILE)
-            tile_add_product(0, 4, 5)
-            expect_near(tile + width // 16 * TILE + TILE)
-            tile_add_product(1, 4, 6)
-        tile_store(0, target + 128 * part, width * 4)
-        tile_store(1, target + 128 * part + 64, width * 4)
+    rows, chunk = 2 * columns * width, 2 * columns * min(CHUNK, columns)
+    slopes, output = 2 * ROWS * columns, 4 * ROWS * width
+    return CONFIG + 13 * rows + 16 * TILE + slopes + output + 2 * chunk + 2 * 64 + 2 * 4 * columns + TILE
 
 
 @njit
@@ -107,13 +71,6 @@ def _scatter(source, count, width, factor, target, stride):
     for row in range(count):
         for part in range(width // LANES):
             store_bfloat16(target + row * stride + 32 * part, load(source + (row * width + LANES * part) * 4) * factors)
-
-
-@njit
-def _shade_columns(length, target):
-    """Write P numbers: 0 for positions, the farthest for padding."""
-    for block in range(padded(length) // LANES):
-        store(target + 64 * block, shade(length - LANES * block))
 
 
 @njit
@@ -129,27 +86,51 @@ def _turn(rows, length, width, pairs, target):
 
 
 @njit
-def _slopes(scores, others, columns, factor, levels, deltas, slopes, apart, weights_right, slopes_right):
-    """Write the weights [16, P] of scores [16, P] again, and their slopes: weight times other less delta.
+def _slopes(scores, others, factors, level, delta, slopes, blocks, weights_right, slopes_right, apart):
+    """Write the weights of scores [32, 32] again, and their slopes: weight times other less delta.
 
-    Slopes are written as they are, both as half of the tiles of right factors, which lie ``apart``.
+    Slopes are written as two tiles of a left factor, ``blocks`` tiles apart; both as two tiles of right factors, which
+    lie ``apart``.
     """
-    factors = filled(factor)
     for pair in range(ROWS // 2):
-        upper = 2 * pair
-        level, delta = load_filled(levels + 4 * upper), load_filled(deltas + 4 * upper)
-        lower_level, lower_delta = load_filled(levels + 4 * upper + 4), load_filled(deltas + 4 * upper + 4)
-        for block in range(columns // LANES):
-            at = upper * columns + LANES * block
-            below = at + columns
-            weight = power_of_two(load(scores + 4 * at) * factors - level)
-            slope = weight * (load(others + 4 * at) - delta)
-            lower_weight = power_of_two(load(scores + 4 * below) * factors - lower_level)
-            lower_slope = lower_weight * (load(others + 4 * below) - lower_delta)
-            store_bfloat16(slopes + 2 * at, slope)
-            store_bfloat16(slopes + 2 * below, lower_slope)
-            store_pairs(weights_right + block * apart + 64 * pair, weight, lower_weight)
-            store_pairs(slopes_right + block * apart + 64 * pair, slope, lower_slope)
+        row = 2 * pair
+        upper, lower = load_filled(level + 4 * row), load_filled(level + 4 * row + 4)
+        upper_delta, lower_delta = load_filled(delta + 4 * row), load_filled(delta + 4 * row + 4)
+        at, other, aim = scores + 128 * row, others + 128 * row, slopes + row // 16 * blocks * TILE + row % 16 * 64
+        weight = power_of_two(load(at) * factors - upper)
+        weight_right = power_of_two(load(at + 64) * factors - upper)
+        weight_lower = power_of_two(load(at + 128) * factors - lower)
+        weight_lower_right = power_of_two(load(at + 192) * factors - lower)
+        slope = weight * (load(other) - upper_delta)
+        slope_right = weight_right * (load(other + 64) - upper_delta)
+        slope_lower = weight_lower * (load(other + 128) - lower_delta)
+        slope_lower_right = weight_lower_right * (load(other + 192) - lower_delta)
+        store_two(aim, slope, slope_right)
+        store_two(aim + 64, slope_lower, slope_lower_right)
+        store_pairs(weights_right + 64 * pair, weight, weight_lower)
+        store_pairs(weights_right + apart + 64 * pair, weight_right, weight_lower_right)
+        store_pairs(slopes_right + 64 * pair, slope, slope_lower)
+        store_pairs(slopes_right + apart + 64 * pair, slope_right, slope_lower_right)
+
+
+@njit
+def _rows_back(room, first, length, width, factor, right, apart):
+    """Write the slopes of 32 rows as a left factor; and weights and slopes as tiles of right ones, ``apart``, at
+    ``right``. A block's scores are on their way while those of the block before become slopes.
+    """
+    factors, steps, blocks = filled(factor), width // 32, padded(length) // 32
+    rows, level, delta = 2 * first * width, room.level + 4 * first, room.delta + 4 * first
+    for block in range(blocks + 1):
+        if block < blocks:
+            keys, buffer = 2 * block * steps * TILE, block % 2 * 4 * TILE
+            shades = room.shades if block == length // 32 else 0
+            write_scores(room.query + rows, room.key_across + keys, steps, shades, room.scores + buffer)
+            write_scores(room.above + rows, room.value_across + keys, steps, 0, room.others + buffer)
+        if block > 0:
+            buffer, place = (block - 1) % 2 * 4 * TILE, 2 * (block - 1) * apart + right
+            weights, slopes, left = room.weights_right + place, room.slopes_right + place, (block - 1) * TILE
+            scores, others = room.scores + buffer, room.others + buffer
+            _slopes(scores, others, factors, level, delta, room.slopes + left, blocks, weights, slopes, apart)
 
 
 @njit
@@ -188,7 +169,6 @@ class _Room(NamedTuple):
     weights_right: int
     slopes_right: int
     shades: int
-    nothing: int
     level: int
     delta: int
     pairs: int
@@ -196,19 +176,20 @@ class _Room(NamedTuple):
 
 @njit
 def _room(base, longest, width):
-    rows, scores, chunk = 2 * width * longest, 4 * ROWS * longest, 2 * longest * min(CHUNK, longest)
+    rows, chunk = 2 * width * longest, 2 * longest * min(CHUNK, longest)
     first = base + CONFIG
-    behind = first + 9 * rows
-    output = behind + 2 * scores + scores // 2
+    scores = first + 9 * rows
+    slopes = scores + 16 * TILE
+    output = slopes + 2 * ROWS * longest
     of_key = output + 4 * ROWS * width
     right = of_key + 4 * rows
     shades = right + 2 * chunk
+    level = shades + 2 * 64
     return _Room(
         first, first + rows, first + 2 * rows, first + 3 * rows,
         first + 4 * rows, first + 5 * rows, first + 6 * rows, first + 7 * rows, first + 8 * rows,
-        behind, behind + scores, behind + 2 * scores,
-        output, of_key, of_key + 2 * rows, right, right + chunk,
-        shades, shades + 4 * longest, shades + 8 * longest, shades + 12 * longest, shades + 16 * longest,
+        scores, scores + 8 * TILE, slopes, output, of_key, of_key + 2 * rows, right, right + chunk,
+        shades, level, level + 4 * longest, level + 8 * longest,
     )  # fmt: skip
 
 
@@ -236,13 +217,8 @@ def _head_back(room, length, width, scale, target, stride):
     for start in range(0, columns, CHUNK):
         steps = min(CHUNK, columns - start) // 32
         for first in range(start, start + 32 * steps, ROWS):
-            rows, half = 2 * first * width, (first - start) // 32 * TILE + first % 32 // ROWS * TILE // 2
-            _write_scores(room.query + rows, room.key_across, length, width, room.shades, room.scores)
-            _write_scores(room.above + rows, room.value_across, length, width, room.nothing, room.others)
-            level, delta = room.level + 4 * first, room.delta + 4 * first
-            weights, slopes, apart = room.weights_right + half, room.slopes_right + half, steps * TILE
-            _slopes(room.scores, room.others, columns, factor, level, delta, room.slopes, apart, weights, slopes)
-            _weigh(room.slopes, room.key_right, length, width, room.output)
+            _rows_back(room, first, length, width, factor, (first - start) // 32 * TILE, steps * TILE)
+            add_up(room.slopes, room.key_right, columns // 32, width, room.output)
             _scatter(room.output, min(ROWS, length - first), width, scale, target + first * stride, stride)
         for part in range(0, width, 32):
             left, apart = (part // 16 * (columns // 32) + start // 32) * TILE, columns // 32 * TILE
@@ -265,12 +241,11 @@ def attend_back(starts, scale, states, attended, gradient, back, levels, scratch
     longest = padded(np.diff(starts).max())
     base = scratch.ctypes.data
     room = _room(base, longest, width)
-    for block in range(longest // LANES):
-        store(room.nothing + 64 * block, filled(np.float32(0)))
     configure(base)
     for place in range(len(starts) - 1):
         start, length = starts[place], starts[place + 1] - starts[place]
-        _shade_columns(length, room.shades)
+        for part in range(2):
+            store(room.shades + 64 * part, shade(length % 32 - LANES * part))
         for head in range(heads):
             inside = head * width * 2
             source = states.ctypes.data + start * 3 * row + inside

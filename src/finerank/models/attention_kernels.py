@@ -111,7 +111,7 @@ def lay_out_transposed(rows, length, width, target):
 
 
 @njit
-def _scores(query, key, steps, shades, target):
+def write_scores(query, key, steps, shades, target):
     """Write [32, D] times 32 keys, transposed, as float32 [32, 32]; ``shades`` are those of the keys, 0 for none."""
     if shades:
         tile_load(0, shades, 0)
@@ -161,7 +161,9 @@ def _weights(room, count, length, steps, factor):
     for block in range(blocks + 1):
         if block < blocks:
             shades = room.shades if block == length // 32 else 0
-            _scores(room.query, room.key + 2 * block * steps * TILE, steps, shades, room.scores + block % 2 * 4 * TILE)
+            write_scores(
+                room.query, room.key + 2 * block * steps * TILE, steps, shades, room.scores + block % 2 * 4 * TILE
+            )
         if block > 0:
             scores, weights = room.scores + (block - 1) % 2 * 4 * TILE, room.weights + (block - 1) * TILE
             _weigh(scores, count, factors, room.shifts, room.sums, weights, blocks * TILE)
@@ -174,7 +176,7 @@ def _shift(room, count, length, steps, factor):
         store(room.sums + 64 * row, filled(np.float32(FARTHEST)))
     for block in range(padded(length) // 32):
         shades = room.shades if block == length // 32 else 0
-        _scores(room.query, room.key + 2 * block * steps * TILE, steps, shades, room.scores)
+        write_scores(room.query, room.key + 2 * block * steps * TILE, steps, shades, room.scores)
         for row in range(count):
             both = larger(load(room.scores + 128 * row), load(room.scores + 128 * row + 64))
             store(room.sums + 64 * row, larger(load(room.sums + 64 * row), both))
@@ -197,7 +199,7 @@ def _sum_up(room, leveled):
 
 
 @njit
-def _add_up(weights, value, blocks, width, target):
+def add_up(weights, value, blocks, width, target):
     """Write weights [32, P] times [P, D] as float32 [32, D]."""
     for part in range(width // 32):
         zero_sums()
@@ -278,7 +280,7 @@ def _attend_head(room, length, width, factor, source, target, stride, levels):
             _shift(room, count, length, steps, factor)
             _weights(room, count, length, steps, factor)
             _sum_up(room, leveled)
-        _add_up(room.weights, room.value, padded(length) // 32, width, room.output)
+        add_up(room.weights, room.value, padded(length) // 32, width, room.output)
         _finish(room, count, width, target + first * stride, stride)
         for row in range(min(count, len(levels) - first)):
             levels[first + row] = load_one(room.levels + 4 * row)
