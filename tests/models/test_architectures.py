@@ -68,10 +68,10 @@ def test_scores_equal_transformers(reranker: str) -> None:
     assert np.abs(load_scorer(reranker, dtype="float32").score(PAIRS) - expected).max() <= 1e-4
 
 
-def test_a_training_step_equals_inference(reranker: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finerank.models.cross_encoder.TRAINING_TOKENS", 80)
+def test_a_training_step_equals_inference(reranker: str) -> None:
     batch = groups(3)
     scorer = trainable_scorer(reranker, device="cpu", dropout=0.0)
+    scorer.tokens_per_forward = 80
     step = scorer.collate(batch)
     assert len(step["micro"]) > 1
     scores = scorer.outputs(scorer.module.train()(step["micro"]), step)["scores"]

@@ -185,12 +185,11 @@ def test_longest_side_is_cut_first(tiny_reranker: str) -> None:
     assert tokens.types.count(0) == 5 + 2
 
 
-def test_step_equals_one_padded_batch(tiny_encoder: str, tiny_reranker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_equals_one_padded_batch(tiny_encoder: str, tiny_reranker: str) -> None:
     """Micro-batches of any size give the scores and gradients of one padded batch."""
-    for name in ("finerank.models.bi_encoder", "finerank.models.cross_encoder"):
-        monkeypatch.setattr(f"{name}.TRAINING_TOKENS", 60)
     batch = groups(5)
     scorer = trainable_scorer(tiny_reranker, device="cpu", dropout=0.0)
+    scorer.tokens_per_forward = 60
     assert len(scorer.collate(batch)["micro"]) > 3
     scores = outputs_of(scorer, batch)["scores"]
     expected = load_scorer(tiny_reranker, dtype="float32").score([(g.query, p) for g in batch for p in g.passages])
@@ -198,6 +197,7 @@ def test_step_equals_one_padded_batch(tiny_encoder: str, tiny_reranker: str, mon
     assert np.abs(scores.detach().numpy().ravel() - expected).max() <= 1e-5
 
     encoder = trainable_encoder(tiny_encoder, device="cpu", dropout=0.0)
+    encoder.tokens_per_forward = 60
     towers = outputs_of(encoder, batch)
     plain = load_encoder(tiny_encoder, dtype="float32")
     assert np.abs(towers["queries"].detach().numpy() - plain.encode([g.query for g in batch], "query")).max() <= 1e-5

@@ -21,7 +21,7 @@ from finerank.batching.prompts import Tokenizer, parts_of
 from finerank.core.errors import UsageError, UserError, did_you_mean
 from finerank.core.protocols import Pair, Progress, Side
 from finerank.core.records import Group
-from finerank.models import adapters, attention, engine, fused, lanes
+from finerank.models import adapters, attention, engine, fused, lanes, packed
 from finerank.models.families import is_language_model, is_reranker
 from finerank.models.load import bounded_length, facts, load_quietly, weights_digest
 from finerank.models.model_files import ST_CONFIG, base_of, read_json
@@ -29,7 +29,6 @@ from finerank.models.model_files import ST_CONFIG, base_of, read_json
 SIDES: tuple[Side, Side] = ("query", "passage")
 PROMPT_KEYS = {"query": ("query",), "passage": ("document", "passage")}
 POOLING_NAMES = {"last_token": "lasttoken", "last": "lasttoken", "lasttoken": "lasttoken", "cls": "cls", "mean": "mean"}
-TRAINING_TOKENS = 4096
 UNCUT = 1_000_000
 FORMAT = "{}_format"
 """Key among a folder's prompts under which a prompt with something behind the text is kept whole."""
@@ -76,7 +75,7 @@ class BiEncoder:
         self.device = device
         self.prompts = prompts
         self.max_lens = max_lens
-        self.tokens_per_forward = TRAINING_TOKENS
+        self.tokens_per_forward = packed.training_tokens(model[0].model)
         self.texts_per_forward: int | None = None
         self.module = TowerModule(model)
         self.tokenizer = Tokenizer(model.tokenizer, with_types="token_type_ids" in model.tokenizer.model_input_names)

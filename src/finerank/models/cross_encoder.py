@@ -24,13 +24,12 @@ from finerank.core.errors import UserError
 from finerank.core.protocols import Pair, Progress
 from finerank.core.records import Group
 from finerank.core.seeding import DEFAULT_SEED, stream_seed
-from finerank.models import adapters, attention, engine, fused, lanes, pairwise, st_files
+from finerank.models import adapters, attention, engine, fused, lanes, packed, pairwise, st_files
 from finerank.models.families import SCORING_HEADS, family_of
 from finerank.models.load import bounded_length, facts, load_quietly, weights_digest
 from finerank.models.model_files import FINERANK_JSON, ST_CONFIG, base_of, read_json, stored_settings
 
 DEFAULT_MAX_LEN = 512
-TRAINING_TOKENS = 4096
 UNCUT = 1_000_000
 
 
@@ -68,7 +67,7 @@ class CrossEncoder:
         self.query_max_len = query_max_len
         self.passage_max_len = passage_max_len
         self.query_prefix, self.passage_prefix = query_prefix, passage_prefix
-        self.tokens_per_forward = TRAINING_TOKENS
+        self.tokens_per_forward = packed.training_tokens(transformer)
         self.texts_per_forward: int | None = None
         self.module = ScoringModule(transformer)
         self.hf_tokenizer = tokenizer

@@ -23,6 +23,10 @@ from finerank.models.attention import products
 NAME = "finerank_packed"
 ENCODERS = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 """Model types whose blocks take nothing beside hidden states that would have to be packed, too (rotary positions)."""
+TRAINING_TOKENS = 4096
+"""Tokens of a training step that are computed at a time, padding among them."""
+TRAINING_STATES = 2**22
+"""Numbers of their hidden states, where no padding is computed; not more than dropout has in its pool."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,16 @@ def install(transformer: Any, device: torch.device) -> bool:
     blocks[0].register_forward_pre_hook(_pack, with_kwargs=True)
     blocks[-1].register_forward_hook(_pad, with_kwargs=True)
     return True
+
+
+def training_tokens(transformer: Any) -> int:
+    """Return how many tokens of a training step are computed at a time.
+
+    All of a step is kept for its way back, in however many parts; but each part has gradients of all weights.
+    """
+    if transformer.config._attn_implementation != NAME:
+        return TRAINING_TOKENS
+    return max(TRAINING_STATES // int(transformer.config.hidden_size), TRAINING_TOKENS)
 
 
 def layout_of(mask: Tensor) -> Layout | None:
