@@ -16,10 +16,19 @@ from finerank.models.amx import CONFIG, whole_tiles
 
 
 def share(work: Callable[[int, int], None], marks: Sequence[int]) -> None:
-    """Call ``work`` from each mark to the next one, side by side, the first share in this thread."""
-    ends = [(first, last) for first, last in zip(marks, marks[1:]) if first < last]
-    others = [_helpers(os.getpid()).submit(work, *pair) for pair in ends[1:]]
-    work(*ends[0])
+    """Call ``work`` from each mark to the next one, side by side, by as many threads as torch has, this one among them.
+
+    Each takes what comes next: a core that is slow for a while holds up no more than one piece.
+    """
+    pieces = [(first, last) for first, last in zip(marks, marks[1:]) if first < last]
+    coming = iter(pieces)
+
+    def take() -> None:
+        for piece in coming:
+            work(*piece)
+
+    others = [_helpers(os.getpid()).submit(take) for _ in range(min(torch.get_num_threads(), len(pieces)) - 1)]
+    take()
     for other in others:
         other.result()
 

@@ -104,7 +104,7 @@ class _Way(torch.autograd.Function):
         layers = tuple(Weights(bits(forth), reals(bias)) for (forth, _), bias in zip(laid_out, biases))
         given = reals(exact), bits(rounded), layers, _norms(block, parts), _arrays(kept)
         made = reals(result.exact), bits(result.rounded)
-        _by_chunks("block", block, chunks, attention_kernels, training_kernels.block, lambda _: (*given, *made))
+        _by_chunks("block", block, chunks, attention_kernels, training_kernels.block, (*given, *made))
         ctx.block, ctx.chunks = block, chunks
         ctx.save_for_backward(rounded, *parts[-4:], *(back for _, back in laid_out), *kept[:-1], *kept.factors)
         ctx.mark_non_differentiable(result.rounded)  # its gradient is that of the exact one
@@ -118,18 +118,12 @@ class _Way(torch.autograd.Function):
         norms, weights, kept = others[:4], others[4:8], Kept._make((*others[8:-2], tuple(others[-2:])))
         above = gradients[0].contiguous()
         back, slopes, width = torch.empty_like(above), _slopes(kept), above.shape[1]
+        of_norms = torch.empty(len(chunks.inputs) - 1, 2, 2, width)
         given = reals(above), tuple(map(bits, weights)), _norms(block, norms), _arrays(kept)
-        of_norms: dict[int, Tensor] = {}
-
-        def own(first: int) -> tuple[Any, ...]:
-            of_norms[first] = torch.empty(2, 2, width)
-            of_attended = with_room(chunks.most, width).view(chunks.most, block.heads, -1)
-            return *given, _arrays(slopes), reals(back), reals(of_norms[first]), bits(of_attended)
-
-        _by_chunks("block back", block, chunks, attention_back_kernels, training_kernels.block_back, own)
+        made = _arrays(slopes), reals(back), reals(of_norms)
+        _by_chunks("block back", block, chunks, attention_back_kernels, training_kernels.block_back, (*given, *made))
         of_parts = _of_parts(slopes, kept, rounded, ctx.needs_input_grad[4:])
-        of_each = torch.stack([*of_norms.values()]).sum(0).flatten(0, 1)
-        return None, None, back, None, *of_parts, *of_each
+        return None, None, back, None, *of_parts, *of_norms.sum(0).flatten(0, 1)
 
 
 _LAYERS = (0, 6), (6, 8), (8, 10), (10, 12)
@@ -155,8 +149,9 @@ def _kept(block: Block, chunks: Chunks, width: int) -> Kept:
 
 def _slopes(kept: Kept) -> Slopes:
     """Return memory for the gradients of what a block's layers gave."""
-    states, attended = (with_room(len(of), of[0].numel()).view(of.shape) for of in (kept.states, kept.attended))
-    return Slopes(states, attended, torch.empty_like(kept.wide), torch.empty_like(kept.normed))
+    like = kept.states, kept.attended, kept.attended
+    states, heads, attended = (with_room(len(of), of[0].numel()).view(of.shape) for of in like)
+    return Slopes(states, heads, attended, torch.empty_like(kept.wide), torch.empty_like(kept.normed))
 
 
 def _of_parts(slopes: Slopes, kept: Kept, rounded: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
@@ -205,20 +200,14 @@ def _laid_out(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _by_chunks(
-    name: str, block: Block, chunks: Chunks, attention: ModuleType, kernel: Any, own: Callable[[int], Sequence[Any]]
+    name: str, block: Block, chunks: Chunks, attention: ModuleType, kernel: Any, arrays: Sequence[Any]
 ) -> None:
-    """Have each thread take its share.
-
-    Args:
-        attention: the kernels that ``kernel`` calls.
-        own: returns the kernel's arguments for the thread that begins with this chunk.
-    """
+    """Run a kernel, which calls those of ``attention``, chunk by chunk."""
     width, cut = block.layers[0].out_features, (chunks.inputs, chunks.starts, chunks.places)
     attending = attention.scratch_size(chunks.longest, width // block.heads)
     size = max(training_kernels.scratch_size(width, chunks.most), attending)
-    ends = marks(len(chunks.inputs) - 1)
-    given = {first: own(first) for first in ends[:-1]}
-    _share(name, lambda first, last: kernel(first, last, *cut, *given[first], scratch(size)), ends)
+    ends = range(len(chunks.inputs))
+    _share(name, lambda first, last: kernel(first, last, *cut, *arrays, scratch(size)), ends)
 
 
 def _over_tokens(gradient: Tensor, tokens: Tensor, *, tiled: bool = False) -> tuple[Tensor, Tensor]:

@@ -77,10 +77,11 @@ class Kept(NamedTuple):
 
 class Slopes(NamedTuple):
     """The gradients of what layers give: of queries, keys and values, bfloat16 [T, 3, H, D], of the attention's output
-    [T, W], of the feed-forward layers, tiles [P, F] and [P, W].
+    [T, W], of the feed-forward layers, tiles [P, F] and [P, W]; and ``heads``, that of what is attended, [T, H, D].
     """
 
     states: Any
+    heads: Any
     attended: Any
     wide: Any
     last: Any
@@ -275,24 +276,21 @@ def block(first, last, chunks, starts, places, exact, rounded, layers, norms, ke
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def block_back(
-    first, last, chunks, starts, places, above, weights, norms, kept, slopes, back, of_norms, of_attended, scratch
-):
+def block_back(first, last, chunks, starts, places, above, weights, norms, kept, slopes, back, of_norms, scratch):
     """Go back through chunks ``first`` to ``last``: the gradient of the block's result -> that of its tokens, ``back``,
     both float32 [T, W].
 
     Args:
         weights: of the layers, laid out for this way.
         slopes: are written; times the layers' inputs, they are the gradients of these weights.
-        of_norms: gradients of weight and bias of both norms, float32 [2, 2, W].
-        of_attended: memory for a chunk, bfloat16 [C, H, D].
+        of_norms: each chunk's gradients of weight and bias of both norms, float32 [chunks, 2, 2, W].
     """
     projections, output, up, down = weights
     _, width = above.shape
     inner, scale = kept.wide.shape[1], np.float64(kept.states.shape[3]) ** -0.5
     base = scratch.ctypes.data
     sums, line = base + CONFIG, base + CONFIG + SUMS
-    of_norms[:] = 0
+    of_norms[first:last] = 0
     for chunk in range(first, last):
         own = starts[chunks[chunk] : chunks[chunk + 1] + 1]
         begin, end = own[0], own[-1]
@@ -305,17 +303,17 @@ def block_back(
         target = as_reals(back.ctypes.data + place, 4 * width)
         configure(base)
         added, factors = kept.last.ctypes.data + place, _rows(kept.factors[1], begin, width).at
-        _norm_back(added, count, width, norms[1], factors, given.at, between.at, of_last, of_norms[1].ctypes.data, line)
+        of_norm = of_norms[chunk, 1].ctypes.data
+        _norm_back(added, count, width, norms[1], factors, given.at, between.at, of_last, of_norm, line)
         _apply_sloped(of_last, count, *of(down), sums, of_wide, wide)
         _apply_onto(of_wide, count, *of(up), sums, between, 0)
         added, factors = kept.sums.ctypes.data + place, _rows(kept.factors[0], begin, width).at
-        _norm_back(
-            added, count, width, norms[0], factors, between.at, target.at, of_output, of_norms[0].ctypes.data, line
-        )
-        _apply_plain(of_output, count, *of(output), sums, _rows(of_attended, 0, width), 0)
+        of_norm = of_norms[chunk, 0].ctypes.data
+        _norm_back(added, count, width, norms[0], factors, between.at, target.at, of_output, of_norm, line)
+        _apply_plain(of_output, count, *of(output), sums, _rows(slopes.heads, begin, width), 0)
         restore(base)
         attend_back(
-            own - begin, scale, kept.states[begin:end], kept.attended[begin:end], of_attended,
+            own - begin, scale, kept.states[begin:end], kept.attended[begin:end], slopes.heads[begin:end],
             slopes.states[begin:end], kept.levels[:, begin:end], scratch,
         )  # fmt: skip
         configure(base)
