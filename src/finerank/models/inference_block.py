@@ -14,7 +14,7 @@ from torch.profiler import record_function
 
 from finerank.models import attention_kernels, inference_kernels
 from finerank.models.bert_block import behind, head_size, is_gelu, linears
-from finerank.models.chunks import chunk_size, chunks_of, roomy, with_room
+from finerank.models.chunks import Runs, chunk_size, chunks_of, roomy, with_room
 from finerank.models.kernel_arrays import bits, norm_of
 from finerank.models.kernel_threads import marks, scratch, share
 from finerank.models.layer_kernels import BLOCK, Weights
@@ -59,7 +59,7 @@ class Block:
         sizes = all(part.in_features % cls.INNER == 0 and part.out_features % BLOCK == 0 for part in products)
         return sizes and head_size(layer) % BLOCK == 0 and is_gelu(layer.intermediate.intermediate_act_fn)
 
-    def __call__(self, tokens: Tensor, runs: tuple[tuple[int, int, int], ...]) -> Tensor:
+    def __call__(self, tokens: Tensor, runs: Runs) -> Tensor:
         """Run the block over the real tokens [T, W] of a batch, in bfloat16 (``packed.Layout.runs``)."""
         count, width = tokens.shape
         chunks = chunks_of(runs, self.chunk, torch.get_num_threads())

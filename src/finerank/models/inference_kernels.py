@@ -65,7 +65,7 @@ _apply_gelu, _apply_added = applying(_write_gelu), applying(_write_added)
 def _norm(source, count, width, norm, target):
     """Write the layer norm of float32 [count, W] as ``_Rows``."""
     for row in range(count):
-        write_norm(source + row * width * 4, width, norm, row_of(target, row), target.step)
+        write_norm(source + row * width * 4, width, norm, row_of(target, row), target.step, 0)
 
 
 @njit

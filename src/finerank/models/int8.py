@@ -16,7 +16,8 @@ from torch import nn
 from finerank.models import inference_block, int8_kernels
 from finerank.models.chunks import CHUNK
 from finerank.models.inference_block import joined
-from finerank.models.int8_kernels import BLOCK, Weights
+from finerank.models.int8_kernels import Weights
+from finerank.models.layer_kernels import BLOCK
 
 
 class Block(inference_block.Block):

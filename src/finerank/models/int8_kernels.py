@@ -28,6 +28,7 @@ from finerank.models.amx import (
     zero_sums,
 )
 from finerank.models.attention_kernels import attend
+from finerank.models.layer_kernels import BLOCK, ROWS
 from finerank.models.norm_kernels import write_norm
 from finerank.models.vector_functions import gelu
 from finerank.models.vectors import (
@@ -47,10 +48,6 @@ from finerank.models.vectors import (
     store_two,
 )
 
-ROWS = 32
-"""Tokens that are computed at a time."""
-BLOCK = 32
-"""Outputs of a layer that are computed at a time."""
 SMALLEST = np.float32(1e-30)
 """What the largest number of a row is taken for where all are nearer to zero."""
 
@@ -156,7 +153,7 @@ def _added(quantised, scales, count, weights, inner, residual, sums, target):
 def _normed(source, count, width, norm, target):
     """Write the layer norm of float32 [count, W] as bfloat16."""
     for row in range(count):
-        write_norm(source + row * width * 4, width, norm, target + row * width * 2, 2 * BLOCK)
+        write_norm(source + row * width * 4, width, norm, target + row * width * 2, 2 * BLOCK, 0)
 
 
 @njit

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from finerank.models.vectors import LANES, filled, load, store_two, total
+from finerank.models.vectors import LANES, filled, load, store, store_two, total
 
 
 class Norm(NamedTuple):
@@ -33,12 +33,17 @@ def statistics(row, width, epsilon):
 
 
 @njit
-def write_norm(row, width, norm, target, step):
-    """Write the layer norm of float32 [N] as bfloat16, 32 numbers ``step`` bytes from the next 32."""
+def write_norm(row, width, norm, target, step, exact):
+    """Write the layer norm of float32 [N] as bfloat16, 32 numbers ``step`` bytes from the next 32; and at ``exact``,
+    unless that is 0, as float32.
+    """
     weight, bias = norm.weight.ctypes.data, norm.bias.ctypes.data
     mean, scale = statistics(row, width, norm.epsilon)
     for place in range(0, 4 * width, 128):
         left = (load(row + place) - mean) * scale * load(weight + place) + load(bias + place)
         near = place + 64
         right = (load(row + near) - mean) * scale * load(weight + near) + load(bias + near)
+        if exact:
+            store(exact + place, left)
+            store(exact + near, right)
         store_two(target + place // 128 * step, left, right)

@@ -35,7 +35,7 @@ from finerank.models.layer_kernels import (
     place_of,
     row_of,
 )
-from finerank.models.norm_kernels import statistics
+from finerank.models.norm_kernels import statistics, write_norm
 from finerank.models.vector_functions import below, gelu, power_of_two
 from finerank.models.vectors import (
     LANES,
@@ -162,17 +162,9 @@ _apply_sloped, _apply_onto = applying(_write_sloped), applying(_write_onto)
 @njit
 def _norm(source, count, width, norm, exact, rounded):
     """Write the layer norm of float32 [count, W] as float32 and as bfloat16 ``Rows``."""
-    weight, bias = norm.weight.ctypes.data, norm.bias.ctypes.data
     for row in range(count):
-        at, aim, short = source + 4 * row * width, exact + 4 * row * width, row_of(rounded, row)
-        mean, scale = statistics(at, width, norm.epsilon)
-        for place in range(0, 4 * width, 128):
-            left = (load(at + place) - mean) * scale * load(weight + place) + load(bias + place)
-            near = place + 64
-            right = (load(at + near) - mean) * scale * load(weight + near) + load(bias + near)
-            store(aim + place, left)
-            store(aim + near, right)
-            store_two(short + place // (4 * BLOCK) * rounded.step, left, right)
+        start = 4 * row * width
+        write_norm(source + start, width, norm, row_of(rounded, row), rounded.step, exact + start)
 
 
 @njit
