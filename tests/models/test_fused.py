@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, ElectraConfig, ElectraForSequenceClassification
 
-from finerank.models import fused
+from finerank.models import fused, torch_block
 from tests.models.test_packed import CPU, MODELS, SIZES, batch_of, gradients, results
 
 
@@ -24,13 +24,13 @@ def fused_results(model: Any, batch: dict[str, Tensor]) -> Tensor:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
     """Note each fused block that runs, by its number format."""
     noted: list[torch.dtype] = []
-    own = fused.Block.__call__
+    own = torch_block.Block.__call__
 
-    def noting(self: fused.Block, tokens: Tensor, runs: Any) -> Tensor:
+    def noting(self: torch_block.Block, tokens: Tensor, runs: Any) -> Tensor:
         noted.append(tokens.dtype)
         return own(self, tokens, runs)
 
-    monkeypatch.setattr(fused.Block, "__call__", noting)
+    monkeypatch.setattr(torch_block.Block, "__call__", noting)
     return noted
 
 
@@ -54,8 +54,8 @@ def test_bfloat16_is_as_near_as_the_models_own(
     activation: str, lays_out: bool, calls: list[torch.dtype], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not lays_out:
-        monkeypatch.setattr(fused, "_lays_out", lambda: False)
-    elif not fused._lays_out():
+        monkeypatch.setattr(torch_block, "lays_out", lambda: False)
+    elif not torch_block.lays_out():
         pytest.skip("oneDNN does not lay out bfloat16 here")
     torch.manual_seed(0)
     exact = BertModel(BertConfig(**SIZES, hidden_act=activation)).eval().requires_grad_(False)
@@ -73,13 +73,13 @@ def test_bfloat16_is_as_near_as_the_models_own(
 def layouts(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
     """Note each product that is laid out."""
     noted: list[torch.dtype] = []
-    own = fused.LaidOut.__init__
+    own = torch_block.LaidOut.__init__
 
-    def noting(self: fused.LaidOut, layers: Any, dtype: torch.dtype) -> None:
+    def noting(self: torch_block.LaidOut, layers: Any, dtype: torch.dtype) -> None:
         noted.append(dtype)
         own(self, layers, dtype)
 
-    monkeypatch.setattr(fused.LaidOut, "__init__", noting)
+    monkeypatch.setattr(torch_block.LaidOut, "__init__", noting)
     return noted
 
 

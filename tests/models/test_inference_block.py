@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from finerank.models import fused
+from finerank.models import fused, torch_block
 from tests.models.test_int8 import bert
 from tests.models.test_packed import CPU, batch_of, results
 
-needs_tiles = pytest.mark.skipif(fused._tiled() is None, reason="no AMX, or no numba")
+needs_tiles = pytest.mark.skipif(torch_block.tiled() is None, reason="no AMX, or no numba")
 
 
 def exact(layer: Any, tokens: Tensor, lengths: tuple[int, ...]) -> Tensor:
@@ -74,8 +74,8 @@ def test_a_models_blocks_are_of_this_kind_where_they_fit() -> None:
     torch.set_num_threads(2)
     try:
         assert kinds(bert().to(torch.bfloat16), (5, 4)) == {"inference_block"}
-        assert kinds(bert(hidden_act="relu").to(torch.bfloat16), (5, 4)) == {"fused"}
-        assert kinds(bert().to(torch.bfloat16), (5,)) == {"fused"}  # one input: all threads for each of its products
+        assert kinds(bert(hidden_act="relu").to(torch.bfloat16), (5, 4)) == {"torch_block"}
+        assert kinds(bert().to(torch.bfloat16), (5,)) == {"torch_block"}  # alone: all threads for each product
         torch.set_num_threads(1)
         assert kinds(bert().to(torch.bfloat16), (5,)) == {"inference_block"}
     finally:

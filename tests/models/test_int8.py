@@ -10,12 +10,12 @@ import torch
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from finerank.core.errors import UserError
-from finerank.models import fused
+from finerank.models import fused, torch_block
 from finerank.models.load import load_encoder
 from tests.models.test_packed import CPU, batch_of, results
 
 needs_tiles = pytest.mark.skipif(
-    fused._tiled() is None or not torch.cpu.get_capabilities().get("amx_int8"), reason="no AMX, or no numba"
+    torch_block.tiled() is None or not torch.cpu.get_capabilities().get("amx_int8"), reason="no AMX, or no numba"
 )
 SIZES = {
     "vocab_size": 64,
@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_refused(given: dict[str, Any]) -> None:
 
 
 def test_without_such_a_processor_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "_tiled", lambda: None)
+    monkeypatch.setattr(torch_block, "tiled", lambda: None)
     with pytest.raises(UserError, match="needs a CPU with AMX"):
         fused.use_int8(bert())
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from finerank.models import fused, packed
+from finerank.models import packed, torch_block
 
-tiled = fused._tiled()
+tiled = torch_block.tiled()
 pytestmark = pytest.mark.skipif(tiled is None, reason="no AMX, or no numba")
 
 LENGTHS = [(1,), (16, 16), (33, 32, 31, 17, 5, 1), (130, 7), (512,)]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from finerank.models import dropout, fused, packed
+from finerank.models import dropout, fused, packed, torch_block
 from finerank.models.dropout import PooledDropout
 from tests.models.test_packed import CPU, batch_of
 
-if fused._tiled() is None or not fused._lays_out():
+if torch_block.tiled() is None or not torch_block.lays_out():
     pytest.skip("no AMX, or no numba", allow_module_level=True)
 
 from finerank.models import training_block
@@ -78,7 +78,7 @@ def test_gradients_are_those_of_float32(
     torch.set_num_threads(used)
     model, batch = model_of().train(training), batch_of(lengths)
     expected, found = gradients(model, batch, torch.float32), gradients(model, batch, torch.bfloat16)
-    monkeypatch.setattr(fused, "_tiled", lambda: None)
+    monkeypatch.setattr(torch_block, "tiled", lambda: None)
     usual = gradients(model, batch, torch.bfloat16)
     assert worst(usual, expected) > 0  # they were not computed alike
     assert worst(found, expected) < max(1.5 * worst(usual, expected), 0.03)

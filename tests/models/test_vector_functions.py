@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from finerank.models import fused
+from finerank.models import torch_block
 
-pytestmark = pytest.mark.skipif(fused._tiled() is None, reason="no AMX, or no numba")
+pytestmark = pytest.mark.skipif(torch_block.tiled() is None, reason="no AMX, or no numba")
 
 
 def each(name: str) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:

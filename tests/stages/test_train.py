@@ -327,7 +327,7 @@ def test_bfloat16_products_leave_float32_weights(tmp_path: Path, rows_file: str,
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path, rows_file: str, tiny_reranker: str) -> None:
     run(options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "plain"))
     run(options(RerankerOptions, tiny_reranker, rows_file, tmp_path / "saved"), {"gradient_checkpointing": ["True"]})
-    assert losses(tmp_path / "saved") == pytest.approx(losses(tmp_path / "plain"), abs=1e-6)
+    assert losses(tmp_path / "saved") == pytest.approx(losses(tmp_path / "plain"), abs=1e-5)
 
 
 def test_workers_change_nothing(tmp_path: Path, rows_file: str, tiny_encoder: str) -> None:

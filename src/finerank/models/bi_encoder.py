@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 
 from finerank.batching.collate import micro_batches
 from finerank.batching.prompts import Tokenizer, parts_of
@@ -116,7 +116,7 @@ class BiEncoder:
         _set_normalize(model, normalize)
         transformer = model[0]
         transformer.to(dtype)
-        fused.install(transformer.model, device)
+        fused.install(transformer.model, device, first_alone=reads_first(model))
         asked: dict[Side, int | None] = {"query": query_max_len, "passage": passage_max_len}
         own = {
             "query": getattr(transformer, "query_length", None),
@@ -323,6 +323,13 @@ def _set_pooling(model: SentenceTransformer, pooling: str | None) -> None:
     place = next((index for index, module in enumerate(model) if isinstance(module, Pooling)), None)
     if place is not None:
         model[place] = Pooling(model[place].embedding_dimension, POOLING_NAMES[pooling])
+
+
+def reads_first(model: SentenceTransformer) -> bool:
+    """Say whether of a text's states the first alone is read: pooling is "cls", and no prompt is left out of it."""
+    pooling, *behind = list(model)[1:] or [None]
+    pools = isinstance(pooling, Pooling) and pooling.pooling_mode in ("cls", ("cls",)) and pooling.include_prompt
+    return pools and all(isinstance(module, Dense | Normalize) for module in behind)
 
 
 def _set_normalize(model: SentenceTransformer, normalize: bool | None) -> None:

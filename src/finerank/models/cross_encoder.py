@@ -24,7 +24,7 @@ from finerank.core.errors import UserError
 from finerank.core.protocols import Pair, Progress
 from finerank.core.records import Group
 from finerank.core.seeding import DEFAULT_SEED, stream_seed
-from finerank.models import adapters, attention, engine, fused, lanes, packed, pairwise, st_files
+from finerank.models import adapters, attention, engine, first_token, fused, lanes, packed, pairwise, st_files
 from finerank.models.families import SCORING_HEADS, family_of
 from finerank.models.load import bounded_length, facts, load_quietly, weights_digest
 from finerank.models.model_files import FINERANK_JSON, ST_CONFIG, base_of, read_json, stored_settings
@@ -117,7 +117,7 @@ class CrossEncoder:
         if asked is None and query_max_len is None and passage_max_len is None:
             query_max_len, passage_max_len = stored.get("query_max_len"), stored.get("passage_max_len")
         _keep_heads_float32(transformer, dtype)
-        fused.install(transformer, device)
+        fused.install(transformer, device, first_alone=first_token.alone_is_read_by(transformer))
         transformer.eval()
         before = (
             stored.get(side, "") if given is None else given

@@ -1,44 +1,42 @@
 """Blocks of an encoder on a CPU in fewer and larger operations, the same numbers.
 
-Queries, keys and values come from one product. In inference and in bfloat16, weights are laid out once as the
-processor's tiles want them (oneDNN), and bias, activation and residual are added while a product is still in the cache.
-What is laid out belongs to the weights as they are: it is kept for a model that was loaded for inference, and as long
-as ``steady`` says for one that may be trained. Nothing of the model is replaced but the way through its blocks; where a
-part is not what is expected (an adapter's layers, another attention, weights that are spread over processes), the
-model's own way is taken.
+Which blocks: by the processor's tiles (``inference_block``, ``int8``, ``training_block``), else of torch's operations
+(``torch_block``), and the last one for first tokens alone where nobody reads others (``first_token``). What is laid out
+belongs to the weights as they are: it is kept for a model that was loaded for inference, and as long as ``steady`` says
+for one that may be trained. Nothing of the model is replaced but the way through its blocks; where a part is not what
+is expected (an adapter's layers, another attention, weights that are spread over processes), the model's own way is
+taken.
 """
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from finerank.core.errors import UserError
-from finerank.models import packed
-from finerank.models.bert_block import behind, is_gelu, linears, plain
+from finerank.models import first_token, packed, torch_block
+from finerank.models.bert_block import plain
 from finerank.models.load import INT8
 from finerank.models.machine import capabilities
 from finerank.models.packed import Layout
-
-ROWS = 1024
-"""Tokens that weights are laid out for; other numbers of them are right, too."""
+from finerank.models.torch_block import LaidOut, Live, block_of
 
 
-def install(transformer: Any, device: torch.device) -> bool:
+def install(transformer: Any, device: torch.device, *, first_alone: bool = False) -> bool:
     """Have a transformers model pack its batches (``packed.install``) and fuse its blocks.
 
     States of single blocks cannot be had from it any more, where a call asks for them.
+
+    Args:
+        first_alone: of the last block nobody reads more than first tokens; its states may be [N, 1, W].
 
     Returns:
         Whether it does: for encoders like BERT on a CPU.
@@ -47,7 +45,7 @@ def install(transformer: Any, device: torch.device) -> bool:
         return False
     base = getattr(transformer, transformer.base_model_prefix, transformer)
     # Not a bound method: that would be looked up by its name where a copy is unpickled.
-    base.encoder.forward = partial(_forward, base.encoder)
+    base.encoder.forward = partial(_forward, base.encoder, first_alone=first_alone)
     return True
 
 
@@ -60,7 +58,7 @@ def use_int8(transformer: Any) -> None:
     base = getattr(transformer, transformer.base_model_prefix, transformer)
     encoder = getattr(base, "encoder", None)
     hint = "finerank export --int8 makes a graph for OpenVINO, for other models and processors, too"
-    if not (capabilities().get("amx_int8") and _tiled()):
+    if not (capabilities().get("amx_int8") and torch_block.tiled()):
         raise UserError("--dtype int8 needs a CPU with AMX, and numba", hint=hint)
     from finerank.models.int8 import Block as Int8Block
 
@@ -71,124 +69,6 @@ def use_int8(transformer: Any) -> None:
     ):
         raise UserError(f"--dtype int8 is for encoders like BERT, not for {type(transformer).__name__}", hint=hint)
     encoder.register_buffer(INT8, torch.ones(1, dtype=torch.int8))  # tells its results from others, too
-
-
-@lru_cache(maxsize=1)
-def _lays_out() -> bool:
-    """Say whether oneDNN lays out bfloat16 weights here: on x86 processors with AVX-512."""
-    if platform.machine() not in ("x86_64", "AMD64") or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-@lru_cache(maxsize=1)
-def _tiled() -> Any:
-    """Return the module that attends by a processor's tiles, where there are such and numba is installed."""
-    known = capabilities()
-    if not (known.get("amx_bf16") and known.get("avx512_bf16") and torch.cpu._init_amx()):
-        return None
-    try:
-        from finerank.models import tiled_attention
-    except (ImportError, RuntimeError):  # numba raises the latter where it can keep what it compiled nowhere
-        return None
-    return tiled_attention
-
-
-class LaidOut:
-    """A linear layer, or several of the same input side by side, for inference.
-
-    Args:
-        layers: their weights are [out, in].
-        dtype: number format of the product.
-    """
-
-    def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype) -> None:
-        self.weight = _joined([layer.weight.detach() for layer in layers]).to(dtype)
-        self.bias = _joined([layer.bias.detach() for layer in layers]).to(dtype)
-        self.tiled = dtype == torch.bfloat16 and _lays_out()
-        if self.tiled:
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Return the layers of ``tokens`` [T, in] -> [T, out]."""
-        if self.tiled:
-            return _tensor(torch.ops.mkldnn._linear_pointwise(tokens, self.weight, self.bias, "none", [], ""))
-        return linear(tokens, self.weight, self.bias)
-
-    def activated(self, tokens: Tensor, activation: nn.Module) -> Tensor:
-        """Return the activation of the layers [T, out]."""
-        if self.tiled and is_gelu(activation):
-            return _tensor(torch.ops.mkldnn._linear_pointwise(tokens, self.weight, self.bias, "gelu", [], "none"))
-        return _tensor(activation(self(tokens)))
-
-    def added(self, tokens: Tensor, residual: Tensor, dropout: nn.Module) -> Tensor:
-        """Return the layers plus ``residual`` [T, out]; nothing is dropped."""
-        if self.tiled:
-            pointwise = torch.ops.mkldnn._linear_pointwise.binary
-            return _tensor(pointwise(tokens, residual, self.weight, self.bias, "add"))
-        return self(tokens).add_(residual)
-
-
-class Live:
-    """The same for training: the layers' own weights, and what gradients they get."""
-
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        self.layers = layers
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Return the layers of ``tokens`` [T, in] -> [T, out]."""
-        if len(self.layers) == 1:
-            return _tensor(self.layers[0](tokens))
-        weight = torch.cat([layer.weight for layer in self.layers])
-        return linear(tokens, weight, torch.cat([layer.bias for layer in self.layers]))
-
-    def activated(self, tokens: Tensor, activation: nn.Module) -> Tensor:
-        """Return the activation of the layers [T, out]."""
-        return _tensor(activation(self(tokens)))
-
-    def added(self, tokens: Tensor, residual: Tensor, dropout: nn.Module) -> Tensor:
-        """Return the layers, some of their outputs dropped, plus ``residual`` [T, out]."""
-        return _tensor(dropout(self(tokens))) + residual
-
-
-@dataclass(frozen=True)
-class Block:
-    """One block, as transformers lays out BERT's: attention, then the feed-forward layers, a norm behind each.
-
-    Attributes:
-        parts: queries, keys and values in one; the attention's output; the feed-forward layers up and down.
-        norms, dropouts: behind the attention and behind the feed-forward layers.
-        heads: of the attention.
-        learns: whether there is a way back, or dropout.
-    """
-
-    parts: tuple[LaidOut | Live, ...]
-    norms: tuple[nn.LayerNorm, nn.LayerNorm]
-    dropouts: tuple[nn.Module, nn.Module]
-    activation: nn.Module
-    heads: int
-    learns: bool
-
-    def __call__(self, tokens: Tensor, runs: Sequence[tuple[int, int, int]]) -> Tensor:
-        """Run the block over the real tokens [T, W] of a batch (``packed.Layout.runs``)."""
-        projected, attended, up, down = self.parts
-        width = tokens.shape[-1]
-        states = self._attended(projected(tokens).view(-1, 3, self.heads, width // self.heads), runs)
-        tokens = _norm(self.norms[0], attended.added(states, tokens, self.dropouts[0]))
-        return _norm(self.norms[1], down.added(up.activated(tokens, self.activation), tokens, self.dropouts[1]))
-
-    def _attended(self, states: Tensor, runs: Sequence[tuple[int, int, int]]) -> Tensor:
-        """Attend within each input; queries, keys and values [T, 3, H, D] -> [T, H * D]."""
-        tiled = _tiled() if states.dtype == torch.bfloat16 and states.shape[-1] % 32 == 0 else None
-        if tiled is not None:
-            return _tensor(tiled.attend(states, packed.starts_of(runs)))
-        parts = []
-        # Split, not cut out one by one: on the way back each cut would fill the whole with zeros.
-        for run, (_, count, length) in zip(torch.split(states, [count * length for _, count, length in runs]), runs):
-            query, key, value = run.view(count, length, *run.shape[1:]).permute(2, 0, 3, 1, 4)
-            attended = packed.attend(query, key, value, query.shape[-1] ** -0.5, learns=self.learns)
-            parts.append(attended.transpose(1, 2).flatten(0, 1).flatten(1))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @contextmanager
@@ -227,17 +107,27 @@ def _may_change(encoder: nn.Module) -> bool:
     return any(weight.requires_grad for weight in encoder.parameters())
 
 
-def _blocks_of(encoder: Any, form: Form, inferring: bool) -> Blocks:
-    """Return an encoder's blocks, laid out where its weights stay as they are; none if they are not ours to compute."""
+def _whole(encoder: Any) -> Sequence[Any]:
+    """Return the layers of an encoder that are computed for all tokens: all, or all but the last one."""
+    layers = list(encoder.layer)
+    return layers[:-1] if encoder.forward.keywords["first_alone"] else layers
+
+
+def _blocks_of(encoder: Any, form: Form, inferring: bool) -> Blocks | None:
+    """Return an encoder's blocks, of the layers that are ``_whole``, laid out where its weights stay as they are.
+
+    Returns:
+        None if they are not ours to compute.
+    """
     steady = _STEADY.get(encoder) if inferring else None
     if steady and form in steady:
         return steady[form]
     if not all(map(plain, encoder.layer)):
-        return ()
+        return None
     if not inferring:
         return _learning(encoder, form[0])
     if steady is None and _may_change(encoder):
-        return [_block(layer, Live, False) for layer in encoder.layer]
+        return [block_of(layer, Live, False) for layer in _whole(encoder)]
     blocks = _laid_out(encoder, form)
     if steady is not None:
         steady[form] = blocks
@@ -257,35 +147,41 @@ def _laid_out(encoder: Any, form: Form) -> Blocks:
 
 
 def _made(encoder: Any, dtype: torch.dtype, alone: bool) -> Blocks:
+    layers = _whole(encoder)
     if dtype == torch.bfloat16 and hasattr(encoder, INT8):
         from finerank.models.int8 import Block as Int8Block
 
-        return list(map(Int8Block, encoder.layer))
-    if dtype == torch.bfloat16 and _tiled() and not alone:
+        return list(map(Int8Block, layers))
+    if dtype == torch.bfloat16 and torch_block.tiled() and not alone:
         from finerank.models.inference_block import Block as TiledBlock
 
-        if all(map(TiledBlock.fits, encoder.layer)):
-            return list(map(TiledBlock, encoder.layer))
-    return [_block(layer, lambda own: LaidOut(own, dtype), False) for layer in encoder.layer]
+        if all(map(TiledBlock.fits, layers)):
+            return list(map(TiledBlock, layers))
+    return [block_of(layer, lambda own: LaidOut(own, dtype), False) for layer in layers]
 
 
 def _learning(encoder: Any, dtype: torch.dtype) -> Blocks:
     """Return blocks with a way back, or dropout."""
-    if dtype == torch.bfloat16 and _tiled() and _lays_out():
+    layers = _whole(encoder)
+    if dtype == torch.bfloat16 and torch_block.tiled() and torch_block.lays_out():
         from finerank.models import training_block
 
-        if all(map(training_block.fits, encoder.layer)):
-            return [training_block.block_of(layer) for layer in encoder.layer]
-    return [_block(layer, Live, True) for layer in encoder.layer]
+        if all(map(training_block.fits, layers)):
+            return [training_block.block_of(layer) for layer in layers]
+    return [block_of(layer, Live, True) for layer in layers]
 
 
-def _forward(self: Any, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Any:
-    """Stand in for the encoder's ``forward``: the padded batch [N, L, W] through all blocks."""
+def _forward(self: Any, hidden_states: Tensor, attention_mask: Any = None, *, first_alone: bool, **kwargs: Any) -> Any:
+    """Stand in for the encoder's ``forward``: the padded batch [N, L, W] through all blocks.
+
+    Returns:
+        The states [N, L, W], or those of the first tokens [N, 1, W].
+    """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
     inferring = not (self.training or torch.is_grad_enabled())
     form = dtype, inferring and _alone(self, hidden_states, dtype)
-    blocks = _blocks_of(self, form, inferring) if _expected(self, hidden_states, attention_mask, dtype) else ()
-    if not blocks:
+    blocks = _blocks_of(self, form, inferring) if _expected(self, hidden_states, attention_mask, dtype) else None
+    if blocks is None:
         return type(self).forward(self, hidden_states, attention_mask, **kwargs)
     count, length, _ = hidden_states.shape
     runs = attention_mask.runs if attention_mask else ((0, count, length),)
@@ -294,7 +190,10 @@ def _forward(self: Any, hidden_states: Tensor, attention_mask: Any = None, **kwa
     for block in blocks:
         tokens = block(tokens, runs)
     tokens = tokens if isinstance(tokens, Tensor) else tokens.exact
-    states = packed.padded(tokens, attention_mask) if attention_mask else tokens.view(hidden_states.shape)
+    if first_alone:
+        states = first_token.of_last_block(self.layer[-1], tokens, (count, length), attention_mask).unsqueeze(1)
+    else:
+        states = packed.padded(tokens, attention_mask) if attention_mask else tokens.view(hidden_states.shape)
     return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
 
 
@@ -311,26 +210,5 @@ def _expected(encoder: Any, hidden: Tensor, mask: Any, dtype: torch.dtype) -> bo
     return bool(known and ours)
 
 
-def _block(layer: Any, product: Callable[[Sequence[nn.Linear]], LaidOut | Live], learns: bool) -> Block:
-    *projections, attended, up, down = linears(layer)
-    parts = (product(projections), product([attended]), product([up]), product([down]))
-    heads = layer.attention.self.num_attention_heads
-    return Block(parts, *behind(layer), layer.intermediate.intermediate_act_fn, heads, learns)
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """Return parts as one; a single part is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _norm(norm: nn.LayerNorm, tokens: Tensor) -> Tensor:
-    return layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-
-
 def _version(weight: Tensor) -> int:
     return 0 if weight.is_inference() else weight._version
-
-
-def _tensor(value: Any) -> Tensor:
-    result: Tensor = value
-    return result
