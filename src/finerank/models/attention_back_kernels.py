@@ -34,6 +34,7 @@ from finerank.models.attention_kernels import (
     padded,
     write_scores,
 )
+from finerank.models.compiled import kept
 from finerank.models.vector_functions import power_of_two
 from finerank.models.vectors import (
     FARTHEST,
@@ -233,7 +234,7 @@ def _head_back(room, length, width, scale, target, stride):
     _columns_back(room.of_value, length, width, columns, np.float32(1), room.pairs, target + stride // 3 * 2, stride)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@kept
 def attend_back(starts, scale, states, attended, gradient, back, levels, scratch):
     """Go back: the gradient of attended [T, H, D] -> that of states, ``back`` [T, 3, H, D]; levels are ``attend``'s."""
     _, _, heads, width = states.shape

@@ -35,6 +35,7 @@ from finerank.models.amx import (
     write_sums,
     zero_sums,
 )
+from finerank.models.compiled import kept
 from finerank.models.vector_functions import inverse, logarithm_of_two, power_of_two
 from finerank.models.vectors import (
     FARTHEST,
@@ -286,7 +287,7 @@ def _attend_head(room, length, width, factor, source, target, stride, levels):
             levels[first + row] = load_one(room.levels + 4 * row)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@kept
 def attend(starts, scale, states, attended, levels, scratch):
     """Attend: states [T, 3, H, D] -> attended [T, H, D], and log2 of each row's sum of weights, levels [H, T or 0]."""
     _, _, heads, width = states.shape

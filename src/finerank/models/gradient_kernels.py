@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit
 
 from finerank.models.amx import CONFIG, LINE, TILE, add_products, configure, interleave_summing, restore, turn_summing
+from finerank.models.compiled import kept
 from finerank.models.layer_kernels import as_tiles, as_usual, place_of
 from finerank.models.vectors import (
     LANES,
@@ -114,7 +115,7 @@ def _lay_out(rows, first, block, count, steps, strips, turned, padded, sums, tar
             store(place + LINE, high)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@kept
 def over_tokens(first, last, narrow, wide, tiled, product, narrow_sums, wide_sums, scratch):
     """Write what columns ``first`` to ``last`` of the wide factor, multiples of 32, have of the product over tokens.
 

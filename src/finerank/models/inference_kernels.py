@@ -14,6 +14,7 @@ from numba import njit
 
 from finerank.models.amx import CONFIG, configure, restore
 from finerank.models.attention_kernels import attend
+from finerank.models.compiled import kept
 from finerank.models.layer_kernels import (
     BLOCK,
     ROWS,
@@ -92,7 +93,7 @@ def _finish(count, attended, tokens, layers, norms, out, scratch):
     restore(scratch)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@kept
 def block(first, last, chunks, starts, tokens, projections, layers, norms, rooms, out, scratch):
     """Compute chunks ``first`` to ``last`` of a batch: bfloat16 tokens [T, W] -> [T, W].
 

@@ -28,6 +28,7 @@ from finerank.models.amx import (
     zero_sums,
 )
 from finerank.models.attention_kernels import attend
+from finerank.models.compiled import kept
 from finerank.models.layer_kernels import BLOCK, ROWS
 from finerank.models.norm_kernels import write_norm
 from finerank.models.vector_functions import gelu
@@ -204,7 +205,7 @@ def _finish(first, last, attended, tokens, layers, norms, out, scratch):
     restore(scratch.ctypes.data)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@kept
 def block(first, last, chunks, starts, tokens, projections, layers, norms, rooms, out, scratch):
     """Compute chunks ``first`` to ``last`` of a batch: bfloat16 tokens [T, W] -> [T, W].
 

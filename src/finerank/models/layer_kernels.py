@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from numba import njit
 
 from finerank.models.amx import CONFIG, LINE, TILE, tile_add_product, tile_load, transpose, write_sums, zero_sums
+from finerank.models.compiled import kept
 from finerank.models.vectors import load, prefetch, prefetch_near, prefetch_write, store_pairs, store_two
 
 ROWS = 32
@@ -128,7 +129,6 @@ def applying(write: Callable[..., None]) -> Any:
             and the sums. It writes them.
     """
 
-    @njit
     def apply(source, count, tiles, steps, blocks, sums, target, given):
         size = steps * 2 * TILE
         for block in range(blocks):
@@ -142,7 +142,10 @@ def applying(write: Callable[..., None]) -> Any:
                 _add_products(source.at + first * source.size, source, steps, right, sums)
                 write(given, target, block, first, rows, sums)
 
-    return apply
+    # Compiled code is told apart by module and name, numbers behind them count anew in each process: out of what is
+    # kept on disk, one would be taken for another of the same name.
+    apply.__module__, apply.__qualname__ = write.__module__, f"applying{write.__name__}"
+    return njit(apply)
 
 
 @njit
@@ -164,7 +167,7 @@ def _write_biased(bias, target, block, first, rows, sums):
 apply_biased = applying(_write_biased)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@kept
 def lay_out(first, last, weights, forth, back, scratch):
     """Lay out a layer's weights for ``applying``: of the layer, and of the way back through it.
 

@@ -22,6 +22,7 @@ from numba import njit
 from finerank.models.amx import CONFIG, configure, restore
 from finerank.models.attention_back_kernels import attend_back
 from finerank.models.attention_kernels import attend
+from finerank.models.compiled import kept
 from finerank.models.layer_kernels import (
     BLOCK,
     ROWS,
@@ -222,7 +223,7 @@ def _clear(rows, count, width):
             store(row_of(rows, row) + block * rows.step, filled(np.float32(0)))
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@kept
 def block(first, last, chunks, starts, places, exact, rounded, layers, norms, kept, exact_out, rounded_out, scratch):
     """Compute chunks ``first`` to ``last`` of a batch: tokens [T, W] -> [T, W], float32 and the same as bfloat16.
 
@@ -267,7 +268,7 @@ def block(first, last, chunks, starts, places, exact, rounded, layers, norms, ke
         restore(base)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@kept
 def block_back(first, last, chunks, starts, places, above, weights, norms, kept, slopes, back, of_norms, scratch):
     """Go back through chunks ``first`` to ``last``: the gradient of the block's result -> that of its tokens, ``back``,
     both float32 [T, W].
