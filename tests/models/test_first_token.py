@@ -93,6 +93,20 @@ def test_bfloat16_is_as_near_as_the_models_own() -> None:
     assert 0 < off < 1.2 * own
 
 
+def test_gradients_in_bfloat16_are_as_near_as_the_models_own() -> None:
+    """Behind blocks of the processor's tiles, where there are such."""
+
+    def learned(model: Any, dtype: torch.dtype) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            return torch.cat([gradient.flatten() for gradient in gradients(model, batch_of((30, 17, 4)))])
+
+    model = moved(BertForSequenceClassification(BertConfig(**SIZES | {"hidden_size": 64, "num_attention_heads": 2})))
+    expected, own = learned(model, torch.float32), learned(model, torch.bfloat16)
+    fused.install(model, CPU, first_alone=True)
+    found = learned(model, torch.bfloat16)
+    assert 0 < (found - expected).norm() < 1.2 * (own - expected).norm()
+
+
 def test_padding_on_the_left_is_no_first_token(taken: list[tuple[int, ...]]) -> None:
     model = moved(BertModel(BertConfig(**SIZES)))
     batch = batch_of((9, 4, 1), left=True)

@@ -232,7 +232,11 @@ def _arithmetic(name: str) -> Any:
 def _overload(sign: Any, operation: Any) -> None:
     @overload(sign)
     def chosen(left, right):  # no annotations: numba compares its signature with that of what it returns
-        return (lambda left, right: operation(left, right)) if left is right is VECTOR else None
+        def computed(left, right):
+            return operation(left, right)
+
+        computed.__qualname__ = f"{sign.__name__}_of_vectors"  # none of the others' name (``layer_kernels.applying``)
+        return computed if left is right is VECTOR else None
 
 
 _overload(operator.add, _arithmetic("fadd"))
