@@ -16,7 +16,7 @@ from finerank.models import attention_kernels, inference_kernels
 from finerank.models.bert_block import behind, head_size, is_gelu, linears
 from finerank.models.chunks import Runs, chunk_size, chunks_of, roomy, with_room
 from finerank.models.kernel_arrays import bits, norm_of
-from finerank.models.kernel_threads import marks, scratch, share
+from finerank.models.kernel_threads import cut, marks, scratch, share
 from finerank.models.layer_kernels import BLOCK, Weights
 
 
@@ -73,7 +73,7 @@ class Block:
             self.kernels.block(first, last, chunks.inputs, chunks.starts, *given, rooms, bits(result), scratch(size))
 
         with record_function(self.NAME):  # no operation of torch: a profile would not see it
-            share(work, marks(len(chunks.inputs) - 1))
+            share(cut(work, marks(len(chunks.inputs) - 1)))
         return result
 
     def _rooms(self, count: int, width: int) -> tuple[NDArray[Any], ...]:

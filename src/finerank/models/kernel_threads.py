@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -15,22 +15,26 @@ from numpy.typing import NDArray
 from finerank.models.amx import CONFIG, whole_tiles
 
 
-def share(work: Callable[[int, int], None], marks: Sequence[int]) -> None:
-    """Call ``work`` from each mark to the next one, side by side, by as many threads as torch has, this one among them.
+def share(pieces: Sequence[Callable[[], None]]) -> None:
+    """Call all pieces of some work side by side, by as many threads as torch has, this one among them.
 
     Each takes what comes next: a core that is slow for a while holds up no more than one piece.
     """
-    pieces = [(first, last) for first, last in zip(marks, marks[1:]) if first < last]
     coming = iter(pieces)
 
     def take() -> None:
         for piece in coming:
-            work(*piece)
+            piece()
 
     others = [_helpers(os.getpid()).submit(take) for _ in range(min(torch.get_num_threads(), len(pieces)) - 1)]
     take()
     for other in others:
         other.result()
+
+
+def cut(work: Callable[[int, int], None], marks: Sequence[int]) -> list[Callable[[], None]]:
+    """Return the calls of ``work`` from each mark to the next one."""
+    return [partial(work, first, last) for first, last in zip(marks, marks[1:]) if first < last]
 
 
 def marks(count: int, unit: int = 1) -> list[int]:

@@ -18,7 +18,7 @@ from torch.profiler import record_function
 
 from finerank.models import attention_back_kernels, attention_kernels
 from finerank.models.kernel_arrays import bits
-from finerank.models.kernel_threads import scratch, share
+from finerank.models.kernel_threads import cut, scratch, share
 
 if getattr(numba.config, "DISABLE_JIT", 0):
     raise ImportError("numba was told not to compile")
@@ -78,7 +78,5 @@ def _by_threads(
     offsets = starts.numpy()
     size = size_of(int(np.diff(offsets).max()), width)
     threads = min(torch.get_num_threads(), len(offsets) - 1)
-    share(
-        lambda first, last: kernel(offsets[first : last + 1], width**-0.5, *arrays, scratch(size)),
-        np.searchsorted(offsets, np.linspace(0, offsets[-1], threads + 1)).tolist(),
-    )
+    ends = np.searchsorted(offsets, np.linspace(0, offsets[-1], threads + 1)).tolist()
+    share(cut(lambda first, last: kernel(offsets[first : last + 1], width**-0.5, *arrays, scratch(size)), ends))

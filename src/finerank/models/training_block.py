@@ -27,7 +27,7 @@ from finerank.models.bert_block import behind, head_size, is_gelu, linears
 from finerank.models.chunks import Chunks, Runs, chunk_size, chunks_of, roomy, with_room
 from finerank.models.dropout import PooledDropout
 from finerank.models.kernel_arrays import bits, norm_of, reals
-from finerank.models.kernel_threads import marks, scratch, share
+from finerank.models.kernel_threads import cut, marks, scratch, share
 from finerank.models.layer_kernels import BLOCK, Weights
 from finerank.models.norm_kernels import Norm
 from finerank.models.training_kernels import Kept, Slopes
@@ -99,7 +99,7 @@ class _Way(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         exact, rounded, kept = exact.contiguous(), roomy(rounded), _kept(block, chunks, exact.shape[1])
         result = Stream(torch.empty_like(exact), with_room(*exact.shape))
-        laid_out = [_laid_out(parts[first:last:2]) for first, last in _LAYERS]
+        laid_out = _laid_out([parts[first:last:2] for first, last in _LAYERS])
         biases = [torch.cat(parts[first + 1 : last : 2]) for first, last in _LAYERS]
         layers = tuple(Weights(bits(forth), reals(bias)) for (forth, _), bias in zip(laid_out, biases))
         given = reals(exact), bits(rounded), layers, _norms(block, parts), _arrays(kept)
@@ -162,13 +162,19 @@ def _of_parts(slopes: Slopes, kept: Kept, rounded: Tensor, needed: Sequence[bool
         (slopes.wide, kept.normed, True),
         (slopes.last, kept.activated, True),
     )
+    products = [
+        _over_tokens(*each) if any(needed[first:last]) else None for each, (first, last) in zip(factors, _LAYERS)
+    ]
+    # Largest first, so that no thread is left with much when the others have no more to do.
+    by_size = sorted(filter(None, products), key=lambda product: -product.weight.numel())
+    _share("gradient of weights", [piece for product in by_size for piece in product.pieces])
     found: list[Tensor | None] = []
-    for (slope, tokens, tiled), (first, last) in zip(factors, _LAYERS):
-        if any(needed[first:last]):
-            each = (of.chunk((last - first) // 2) for of in _over_tokens(slope, tokens, tiled=tiled))
-            found += [of for pair in zip(*each) for of in pair]
-        else:
+    for product, (first, last) in zip(products, _LAYERS):
+        if product is None:
             found += [None] * (last - first)
+        else:
+            each = (of.chunk((last - first) // 2) for of in (product.weight, product.bias))
+            found += [of for pair in zip(*each) for of in pair]
     return found
 
 
@@ -189,29 +195,44 @@ def _norms(block: Block, parts: Sequence[Tensor]) -> tuple[Norm, Norm]:
     return norm_of(weight, bias, first.eps), norm_of(last_weight, last_bias, last.eps)
 
 
-def _laid_out(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the weights of layers that stand side by side as kernels want them, for both ways."""
-    steps, blocks = weights[0].shape[1] // BLOCK, len(weights) * len(weights[0]) // BLOCK
-    forth, back = (torch.empty(*size, BLOCK * BLOCK, dtype=BRAIN) for size in ((blocks, steps), (steps, blocks)))
-    given = tuple(reals(weight.contiguous()) for weight in weights), bits(forth), bits(back)
-    ends, size = marks(blocks), layer_kernels.LAYING_OUT
-    _share("weights", lambda first, last: layer_kernels.lay_out(first, last, *given, scratch(size)), ends)
-    return forth, back
+def _laid_out(layers: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Return the weights of layers that stand side by side, each time, as kernels want them, for both ways."""
+    made, pieces, room = [], [], layer_kernels.LAYING_OUT
+    for weights in layers:
+        steps, blocks = weights[0].shape[1] // BLOCK, len(weights) * len(weights[0]) // BLOCK
+        forth, back = (torch.empty(*size, BLOCK * BLOCK, dtype=BRAIN) for size in ((blocks, steps), (steps, blocks)))
+        given = tuple(reals(weight.contiguous()) for weight in weights), bits(forth), bits(back)
+
+        def work(first: int, last: int, given: Any = given) -> None:
+            layer_kernels.lay_out(first, last, *given, scratch(room))
+
+        made.append((forth, back))
+        pieces += cut(work, marks(blocks))
+    _share("weights", pieces)
+    return made
 
 
 def _by_chunks(
     name: str, block: Block, chunks: Chunks, attention: ModuleType, kernel: Any, arrays: Sequence[Any]
 ) -> None:
     """Run a kernel, which calls those of ``attention``, chunk by chunk."""
-    width, cut = block.layers[0].out_features, (chunks.inputs, chunks.starts, chunks.places)
+    width, borders = block.layers[0].out_features, (chunks.inputs, chunks.starts, chunks.places)
     attending = attention.scratch_size(chunks.longest, width // block.heads)
     size = max(training_kernels.scratch_size(width, chunks.most), attending)
     ends = range(len(chunks.inputs))
-    _share(name, lambda first, last: kernel(first, last, *cut, *arrays, scratch(size)), ends)
+    _share(name, cut(lambda first, last: kernel(first, last, *borders, *arrays, scratch(size)), ends))
 
 
-def _over_tokens(gradient: Tensor, tokens: Tensor, *, tiled: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the gradients of a layer's weight [N, K] and bias [N], given that of its result [T, N].
+class _Product(NamedTuple):
+    """The gradients of a layer's weight [N, K] and bias [N], and what is to be called for them to be there."""
+
+    weight: Tensor
+    bias: Tensor
+    pieces: list[Callable[[], None]]
+
+
+def _over_tokens(gradient: Tensor, tokens: Tensor, tiled: bool) -> _Product:
+    """Return the gradients of a layer's weight and bias, given that of its result [T, N].
 
     Args:
         tiled: both lie as tiles (``layer_kernels.as_tiles``), T a multiple of 32.
@@ -229,10 +250,9 @@ def _over_tokens(gradient: Tensor, tokens: Tensor, *, tiled: bool = False) -> tu
         sums = of_narrow[first].numpy(), of_wide.numpy()
         gradient_kernels.over_tokens(first, last, *given, *sums, scratch(size))
 
-    _share("gradient of weights", work, ends)
-    return product, of_wide if leads else of_narrow[0]
+    return _Product(product, of_wide if leads else of_narrow[0], cut(work, ends))
 
 
-def _share(name: str, work: Callable[[int, int], None], ends: Sequence[int]) -> None:
+def _share(name: str, pieces: Sequence[Callable[[], None]]) -> None:
     with record_function(name):  # no operation of torch: a profile would not see it
-        share(work, ends)
+        share(pieces)
