@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import orjson
 
+from finerank.core.caches import cache_of
 from finerank.core.data_sets import Kind
 from finerank.core.records import Row
 from finerank.data import console
@@ -93,8 +94,7 @@ class StoredRows(Sequence[Row]):
 
 def cache_folder() -> Path:
     """Return ``$FINERANK_CACHE/rows``, or ``~/.cache/finerank/rows``."""
-    root = os.environ.get("FINERANK_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "finerank") / "rows"
+    return cache_of("rows")
 
 
 def lay_out(

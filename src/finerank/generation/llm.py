@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from finerank.core.caches import cache_of
 from finerank.core.errors import UserError
 from finerank.core.llm_options import LlmOptions
 from finerank.data.atomic import write_atomic
@@ -264,8 +265,7 @@ def key_from(name: str) -> str | None:
 
 def default_cache() -> Path:
     """Return ``$FINERANK_CACHE/llm``, or ``~/.cache/finerank/llm``."""
-    root = os.environ.get("FINERANK_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "finerank") / "llm"
+    return cache_of("llm")
 
 
 def cache_folder(word: str) -> Path | None:

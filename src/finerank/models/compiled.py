@@ -15,6 +15,8 @@ from typing import Any
 
 import numba
 
+from finerank.core.caches import cache_of
+
 HERE = Path(__file__).parent
 
 
@@ -45,9 +47,7 @@ def digest(folder: Path) -> str:
 @lru_cache(maxsize=1)
 def _folder(asked: str, code: str) -> Path:
     """Return where to keep what is compiled: where asked (NUMBA_CACHE_DIR), beside the code, or in the user's cache."""
-    cache = os.environ.get("FINERANK_CACHE")
-    user = Path(cache) if cache else Path.home() / ".cache" / "finerank"
-    for place in [Path(asked)] if asked else [HERE / "__pycache__", user]:
+    for place in [Path(asked)] if asked else [HERE / "__pycache__", cache_of("kernels")]:
         folder = place / f"kernels-{code}"
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -23,20 +23,18 @@ def alone_is_read_by(transformer: Any) -> bool:
     return transformer.config.model_type in packed.ENCODERS and type(transformer).__module__.startswith("transformers.")
 
 
-def of_last_block(layer: Any, tokens: Tensor, shape: tuple[int, int], layout: Layout | None) -> Tensor:
+def of_last_block(layer: Any, batch: Tensor, layout: Layout | None) -> Tensor:
     """Return the states [N, W] of first tokens behind the last block.
 
     Args:
         layer: of transformers, ``bert_block.plain``.
-        tokens: the real tokens [T, W] of a batch, before the block.
-        shape: inputs N and padded length L.
+        batch: padded tokens [N, L, W], before the block.
         layout: of the batch; None where it has no padding.
     """
-    batch = packed.padded(tokens, layout) if layout else tokens.view(*shape, -1)
-    first = tokens[packed.starts_of(layout.runs)[:-1]] if layout else batch[:, 0]
+    first = batch.flatten(0, 1)[layout.index[packed.starts_of(layout.runs)[:-1]]] if layout else batch[:, 0]
     queries = layer.attention.self.query(first)
     with torch.autocast("cpu", enabled=False):
-        attended = _attended(layer, queries.float(), batch.float(), _barred(shape, layout))
+        attended = _attended(layer, queries.float(), batch.float(), _barred(batch, layout))
     attended = layer.attention.output(attended.to(first.dtype), first)
     states: Tensor = layer.feed_forward_chunk(attended)
     return states
@@ -59,9 +57,9 @@ def _by_head(part: Any, size: int) -> tuple[Tensor, Tensor]:
     return part.weight.float().view(-1, size, part.in_features), part.bias.float().view(-1, size)
 
 
-def _barred(shape: tuple[int, int], layout: Layout | None) -> Tensor:
+def _barred(batch: Tensor, layout: Layout | None) -> Tensor:
     """Return what bars padding from being attended to [N, 1, L]: 0 for tokens, -inf for padding."""
-    count, length = shape
+    count, length, _ = batch.shape
     if layout is None:
         return torch.zeros(count, 1, length)
     return torch.full((count * length,), -torch.inf).index_fill_(0, layout.index, 0.0).view(count, 1, length)

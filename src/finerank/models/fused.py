@@ -190,10 +190,9 @@ def _forward(self: Any, hidden_states: Tensor, attention_mask: Any = None, *, fi
     for block in blocks:
         tokens = block(tokens, runs)
     tokens = tokens if isinstance(tokens, Tensor) else tokens.exact
+    states = packed.padded(tokens, attention_mask) if attention_mask else tokens.view(hidden_states.shape)
     if first_alone:
-        states = first_token.of_last_block(self.layer[-1], tokens, (count, length), attention_mask).unsqueeze(1)
-    else:
-        states = packed.padded(tokens, attention_mask) if attention_mask else tokens.view(hidden_states.shape)
+        states = first_token.of_last_block(self.layer[-1], states, attention_mask).unsqueeze(1)
     return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from finerank.models import attention_kernels, inference_kernels
 from finerank.models.bert_block import behind, head_size, is_gelu, linears
@@ -72,8 +71,7 @@ class Block:
             rooms = self._rooms(chunks.most, width)
             self.kernels.block(first, last, chunks.inputs, chunks.starts, *given, rooms, bits(result), scratch(size))
 
-        with record_function(self.NAME):  # no operation of torch: a profile would not see it
-            share(cut(work, marks(len(chunks.inputs) - 1)))
+        share(self.NAME, cut(work, marks(len(chunks.inputs) - 1)))
         return result
 
     def _rooms(self, count: int, width: int) -> tuple[NDArray[Any], ...]:

@@ -11,14 +11,18 @@ from functools import lru_cache, partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.profiler import record_function
 
 from finerank.models.amx import CONFIG, whole_tiles
 
 
-def share(pieces: Sequence[Callable[[], None]]) -> None:
+def share(name: str, pieces: Sequence[Callable[[], None]]) -> None:
     """Call all pieces of some work side by side, by as many threads as torch has, this one among them.
 
     Each takes what comes next: a core that is slow for a while holds up no more than one piece.
+
+    Args:
+        name: of the work, in a profile: it is no operation of torch.
     """
     coming = iter(pieces)
 
@@ -26,10 +30,11 @@ def share(pieces: Sequence[Callable[[], None]]) -> None:
         for piece in coming:
             piece()
 
-    others = [_helpers(os.getpid()).submit(take) for _ in range(min(torch.get_num_threads(), len(pieces)) - 1)]
-    take()
-    for other in others:
-        other.result()
+    with record_function(name):
+        others = [_helpers(os.getpid()).submit(take) for _ in range(min(torch.get_num_threads(), len(pieces)) - 1)]
+        take()
+        for other in others:
+            other.result()
 
 
 def cut(work: Callable[[int, int], None], marks: Sequence[int]) -> list[Callable[[], None]]:

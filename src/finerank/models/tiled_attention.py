@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.profiler import record_function
 
 from finerank.models import attention_back_kernels, attention_kernels
 from finerank.models.kernel_arrays import bits
@@ -45,9 +44,8 @@ def _attended(states: Tensor, starts: Tensor, *, levels: bool) -> tuple[Tensor, 
     count, _, heads, width = states.shape
     attended = torch.empty(count, heads, width, dtype=torch.bfloat16)
     of_rows = torch.empty(heads, count if levels else 0)
-    with record_function("tiled attention"):  # no operation of torch: a profile would not see it
-        arrays = bits(states), bits(attended), of_rows.numpy()
-        _by_threads(attention_kernels.attend, attention_kernels.scratch_size, starts, width, arrays)
+    arrays = bits(states), bits(attended), of_rows.numpy()
+    _by_threads("tiled attention", attention_kernels.attend, attention_kernels.scratch_size, starts, width, arrays)
     return attended, of_rows
 
 
@@ -67,16 +65,17 @@ class _Attention(torch.autograd.Function):
         back = torch.empty_like(states)
         arrays = *map(bits, (states, attended, gradient, back)), levels.numpy()
         size = attention_back_kernels.scratch_size
-        _by_threads(attention_back_kernels.attend_back, size, starts, states.shape[-1], arrays)
+        _by_threads("tiled attention back", attention_back_kernels.attend_back, size, starts, states.shape[-1], arrays)
         return back, None
 
 
 def _by_threads(
-    kernel: Callable[..., None], size_of: Callable[[int, int], int], starts: Tensor, width: int, arrays: Sequence[Any]
-) -> None:
+    name: str, kernel: Callable[..., None], size_of: Callable[[int, int], int], starts: Tensor, width: int,
+    arrays: Sequence[Any],
+) -> None:  # fmt: skip
     """Run a kernel over all inputs, a share for each of this thread's torch threads."""
     offsets = starts.numpy()
     size = size_of(int(np.diff(offsets).max()), width)
     threads = min(torch.get_num_threads(), len(offsets) - 1)
     ends = np.searchsorted(offsets, np.linspace(0, offsets[-1], threads + 1)).tolist()
-    share(cut(lambda first, last: kernel(offsets[first : last + 1], width**-0.5, *arrays, scratch(size)), ends))
+    share(name, cut(lambda first, last: kernel(offsets[first : last + 1], width**-0.5, *arrays, scratch(size)), ends))

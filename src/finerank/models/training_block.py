@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.profiler import record_function
 
 from finerank.models import (
     attention_back_kernels,
@@ -99,14 +98,15 @@ class _Way(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         exact, rounded, kept = exact.contiguous(), roomy(rounded), _kept(block, chunks, exact.shape[1])
         result = Stream(torch.empty_like(exact), with_room(*exact.shape))
-        laid_out = _laid_out([parts[first:last:2] for first, last in _LAYERS])
+        laid_out = [_laid_out(parts[first:last:2]) for first, last in _LAYERS]
+        share("weights", [piece for layer in laid_out for piece in layer.pieces])
         biases = [torch.cat(parts[first + 1 : last : 2]) for first, last in _LAYERS]
-        layers = tuple(Weights(bits(forth), reals(bias)) for (forth, _), bias in zip(laid_out, biases))
+        layers = tuple(Weights(bits(layer.forth), reals(bias)) for layer, bias in zip(laid_out, biases))
         given = reals(exact), bits(rounded), layers, _norms(block, parts), _arrays(kept)
         made = reals(result.exact), bits(result.rounded)
         _by_chunks("block", block, chunks, attention_kernels, training_kernels.block, (*given, *made))
         ctx.block, ctx.chunks = block, chunks
-        ctx.save_for_backward(rounded, *parts[-4:], *(back for _, back in laid_out), *kept[:-1], *kept.factors)
+        ctx.save_for_backward(rounded, *parts[-4:], *(layer.back for layer in laid_out), *kept[:-1], *kept.factors)
         ctx.mark_non_differentiable(result.rounded)  # its gradient is that of the exact one
         return result.exact, result.rounded
 
@@ -167,7 +167,7 @@ def _of_parts(slopes: Slopes, kept: Kept, rounded: Tensor, needed: Sequence[bool
     ]
     # Largest first, so that no thread is left with much when the others have no more to do.
     by_size = sorted(filter(None, products), key=lambda product: -product.weight.numel())
-    _share("gradient of weights", [piece for product in by_size for piece in product.pieces])
+    share("gradient of weights", [piece for product in by_size for piece in product.pieces])
     found: list[Tensor | None] = []
     for product, (first, last) in zip(products, _LAYERS):
         if product is None:
@@ -195,21 +195,22 @@ def _norms(block: Block, parts: Sequence[Tensor]) -> tuple[Norm, Norm]:
     return norm_of(weight, bias, first.eps), norm_of(last_weight, last_bias, last.eps)
 
 
-def _laid_out(layers: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """Return the weights of layers that stand side by side, each time, as kernels want them, for both ways."""
-    made, pieces, room = [], [], layer_kernels.LAYING_OUT
-    for weights in layers:
-        steps, blocks = weights[0].shape[1] // BLOCK, len(weights) * len(weights[0]) // BLOCK
-        forth, back = (torch.empty(*size, BLOCK * BLOCK, dtype=BRAIN) for size in ((blocks, steps), (steps, blocks)))
-        given = tuple(reals(weight.contiguous()) for weight in weights), bits(forth), bits(back)
+class _LaidOut(NamedTuple):
+    """A layer's weight as kernels want it, for both ways, and what is to be called for it to be there."""
 
-        def work(first: int, last: int, given: Any = given) -> None:
-            layer_kernels.lay_out(first, last, *given, scratch(room))
+    forth: Tensor
+    back: Tensor
+    pieces: list[Callable[[], None]]
 
-        made.append((forth, back))
-        pieces += cut(work, marks(blocks))
-    _share("weights", pieces)
-    return made
+
+def _laid_out(weights: Sequence[Tensor]) -> _LaidOut:
+    """Return the weights of layers that stand side by side as kernels want them."""
+    steps, blocks = weights[0].shape[1] // BLOCK, len(weights) * len(weights[0]) // BLOCK
+    forth, back = (torch.empty(*size, BLOCK * BLOCK, dtype=BRAIN) for size in ((blocks, steps), (steps, blocks)))
+    given = tuple(reals(weight.contiguous()) for weight in weights), bits(forth), bits(back)
+    room = layer_kernels.LAYING_OUT
+    work = cut(lambda first, last: layer_kernels.lay_out(first, last, *given, scratch(room)), marks(blocks))
+    return _LaidOut(forth, back, work)
 
 
 def _by_chunks(
@@ -220,7 +221,7 @@ def _by_chunks(
     attending = attention.scratch_size(chunks.longest, width // block.heads)
     size = max(training_kernels.scratch_size(width, chunks.most), attending)
     ends = range(len(chunks.inputs))
-    _share(name, cut(lambda first, last: kernel(first, last, *borders, *arrays, scratch(size)), ends))
+    share(name, cut(lambda first, last: kernel(first, last, *borders, *arrays, scratch(size)), ends))
 
 
 class _Product(NamedTuple):
@@ -251,8 +252,3 @@ def _over_tokens(gradient: Tensor, tokens: Tensor, tiled: bool) -> _Product:
         gradient_kernels.over_tokens(first, last, *given, *sums, scratch(size))
 
     return _Product(product, of_wide if leads else of_narrow[0], cut(work, ends))
-
-
-def _share(name: str, pieces: Sequence[Callable[[], None]]) -> None:
-    with record_function(name):  # no operation of torch: a profile would not see it
-        share(pieces)

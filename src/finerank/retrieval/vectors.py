@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from finerank.core.caches import cache_of
 from finerank.core.errors import UserError
 from finerank.core.protocols import Progress, Side
 from finerank.data.console import warn
@@ -62,8 +63,7 @@ class Embeds(Protocol):
 
 def default_cache() -> Path:
     """Return ``$FINERANK_CACHE/vectors``, or ``~/.cache/finerank/vectors``."""
-    root = os.environ.get("FINERANK_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "finerank") / "vectors"
+    return cache_of("vectors")
 
 
 def cache_folder(word: str) -> Path | None:
